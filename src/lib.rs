@@ -1,1 +1,16 @@
-//! Wherry.
+//! Wherry: containers small enough for a router.
+
+// ---- meaning: pure types and decisions, no input, no output, no clock ----
+pub mod manifest;
+pub mod protocol;
+pub mod stats;
+
+// ---- building blocks ----
+pub mod cgroup;
+pub mod container;
+pub mod image;
+pub mod ipc;
+
+// ---- the floor ----
+#[allow(unsafe_code)]
+pub mod sys;

@@ -1,0 +1,55 @@
+//! The runtime's only input. Manifest, OCI `config.json` and LXC configuration all end here.
+
+use crate::cgroup::Layout;
+use crate::manifest::{Mount, Network, Resources, Rlimit, Seccomp};
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides what a container is. Says nothing about where keeper keeps its things: that is [`Wiring`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Program and arguments, at least one.
+    pub argv: Vec<String>,
+    /// `NAME=value`; PATH, HOME and HOSTNAME are added by init where missing.
+    pub env: Vec<String>,
+    /// Absolute path in the container; created where missing.
+    pub workdir: String,
+    /// `user[:group]`, names or numbers, resolved by the container's own /etc/passwd and /etc/group; empty for root.
+    pub user: String,
+    /// UTS host name.
+    pub hostname: String,
+    /// Bits of the capabilities that the payload keeps (`1 << CAP_*`).
+    pub capabilities: u64,
+    /// System call filter.
+    pub seccomp: Seccomp,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privileges: bool,
+    /// No upper layer: the root file system cannot be written.
+    pub readonly: bool,
+    /// Bytes of the tmpfs upper layer.
+    pub upper: u64,
+    /// Bind mounts and tmpfs, in order.
+    pub mounts: Vec<Mount>,
+    /// Network namespace.
+    pub network: Network,
+    /// POSIX limits.
+    pub rlimits: Vec<Rlimit>,
+    /// Own pid 1 that reaps and forwards signals; otherwise the payload is pid 1.
+    pub init: bool,
+    /// cgroup limits.
+    pub resources: Resources,
+}
+
+/// Where the host side of one start is: what launch needs beside the [`Spec`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wiring {
+    /// `app/container`, for messages.
+    pub name: String,
+    /// Absolute directories of the unpacked layers, bottom first.
+    pub layers: Vec<String>,
+    /// An empty directory below keeper's runtime tmpfs, where launch mounts in its own mount namespace.
+    pub scratch: String,
+    /// The cgroup hierarchies as keeper found them.
+    pub layout: Layout,
+    /// The container's group below each hierarchy, `wherry/app/container`; made by launch.
+    pub group: String,
+}

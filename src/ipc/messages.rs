@@ -1,0 +1,534 @@
+//! All messages between our processes. Append only: postcard numbers variants and fields by their order.
+//!
+//! | link | messages |
+//! |---|---|
+//! | agent → keeper, keeper → agent | [`FromAgent`], [`ToAgent`] |
+//! | command line → keeper and back | [`Request`], [`Reply`] |
+//! | keeper → stage and back | [`StageJob`], [`FromStage`] |
+//! | keeper → launch and pid 1, and back | [`ToLaunch`], [`FromLaunch`] |
+
+use crate::cgroup::Layout;
+use crate::container::{Spec, Wiring};
+use crate::image::{Digest, Record, Reference};
+use crate::manifest::{Id, Name};
+use crate::protocol::{Reason, State};
+use crate::stats::Sample;
+use crate::sys::process::Ended;
+use serde::{Deserialize, Serialize};
+
+// ---- agent ----
+
+/// Agent to keeper.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromAgent {
+    /// First message; answered by [`ToAgent::Configure`].
+    Hello {
+        /// The program's version.
+        version: String,
+    },
+    /// Exact bytes that arrived on a desired-state topic.
+    Desired {
+        /// Device or group topic.
+        origin: Origin,
+        /// The app named in the topic.
+        app: Name,
+        /// The payload.
+        payload: Vec<u8>,
+    },
+    /// Exact bytes that arrived on `in/cmd/<id>`.
+    Command {
+        /// Last level of the topic.
+        id: String,
+        /// The MQTT retain flag: such a command is refused.
+        retained: bool,
+        /// The payload.
+        payload: Vec<u8>,
+    },
+    /// How the link is now; keeper shows it in `status`.
+    Link(Link),
+    /// A message too large to take (32 KiB) arrived on a desired-state topic; keeper answers with `rejected: oversize`.
+    Oversize {
+        /// Device or group topic.
+        origin: Origin,
+        /// The app named in the topic.
+        app: Name,
+        /// Bytes that arrived.
+        bytes: u64,
+    },
+}
+
+/// Keeper to agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// The agent's whole configuration. Descriptors that come along, in this order and only if the flag says so: CA file, client certificate, client key.
+    Configure(AgentSettings),
+    /// Publish this.
+    Publish(Publication),
+    /// Publish `offline` and disconnect; keeper ends.
+    Goodbye,
+}
+
+/// Which desired-state topic (or command line) a document came by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Origin {
+    /// `…/d/<device>/in/desired/<app>`
+    Device,
+    /// `…/g/<group>/desired/<app>`
+    Group(Id),
+    /// The local command line.
+    Local,
+}
+
+/// What the agent needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentSettings {
+    /// This device.
+    pub device: Id,
+    /// The fleet, which is the first level of every topic.
+    pub root: String,
+    /// Groups it belongs to, in order of precedence.
+    pub groups: Vec<Id>,
+    /// Tried in order.
+    pub brokers: Vec<Broker>,
+    /// Keeper's count of fresh starts.
+    pub boot: u64,
+    /// Seconds between statistics, told in presence.
+    pub interval_s: u32,
+    /// Numeric user and group to become; `None` in an unprivileged test.
+    pub uid: Option<u32>,
+}
+
+/// One broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broker {
+    /// DNS name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// TLS, or plain TCP.
+    pub tls: bool,
+    /// MQTT user name and password.
+    pub credentials: Option<(String, String)>,
+    /// A CA file comes along as a descriptor.
+    pub ca: bool,
+    /// A client certificate and its key come along as descriptors.
+    pub client_certificate: bool,
+    /// Seconds between pings.
+    pub keep_alive_s: u16,
+}
+
+/// One MQTT message to send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// Where.
+    pub topic: Topic,
+    /// The payload, at most 64 KiB with the topic.
+    pub payload: Vec<u8>,
+}
+
+/// Below `…/d/<device>/out/`; QoS and retain follow from it (see `agent::topics`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Topic {
+    /// `reported`: only the newest counts.
+    Reported,
+    /// `ack/<app>`: every one counts.
+    Ack(Name),
+    /// `get`: only the newest counts.
+    Get,
+    /// `stats`: the oldest give way.
+    Stats,
+    /// `log/<container>`: the oldest give way.
+    Log(String),
+    /// `res/<id>`: every one counts.
+    Res(String),
+}
+
+/// How the link to the broker is: the answer to "why is it not online".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Where in connecting it is.
+    pub state: LinkState,
+    /// `host:port` tried or in use.
+    pub broker: String,
+    /// The address the name resolved to, as far as known.
+    pub address: Option<String>,
+    /// The last error, a whole sentence (`TLS: certificate has expired`, `connection refused` …).
+    pub error: Option<String>,
+    /// Subscriptions with the broker's answer: granted QoS, or refused.
+    pub subscriptions: Vec<(String, Option<u8>)>,
+    /// Seconds since boot at which the last message came in.
+    pub last_in_s: Option<u64>,
+    /// Seconds since boot at which the last message was acknowledged by the broker.
+    pub last_out_s: Option<u64>,
+    /// Messages waiting in the outbox.
+    pub queued: u32,
+    /// Messages given up because the outbox was full.
+    pub dropped: u64,
+    /// Connections since keeper's fresh start.
+    pub conn: u64,
+    /// Seconds until the next attempt.
+    pub retry_s: Option<u32>,
+}
+
+/// Where in connecting the agent is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// No broker in the settings.
+    #[default]
+    Unconfigured,
+    /// Resolving, TCP, TLS or CONNECT.
+    Connecting,
+    /// CONNACK and all SUBACKs are there.
+    Online,
+    /// Waiting to try again.
+    Waiting,
+    /// The agent is not running.
+    Down,
+}
+
+// ---- local command line ----
+
+/// Command line to keeper. Who may ask which, in which state, and why it is safe: `keeper::requests`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Which version keeper is. Answer: `Version`.
+    Version,
+    /// Apply a manifest or tombstone. Answers: `Ack` each time the state moves, `Done` after the terminal one.
+    Apply {
+        /// The document.
+        payload: Vec<u8>,
+    },
+    /// Remove a locally applied app. Answers as for `Apply`.
+    Remove {
+        /// Which.
+        app: Name,
+        /// Volumes too.
+        volumes: bool,
+    },
+    /// All apps and containers. Answer: `Apps`.
+    List,
+    /// Start, by hand. Answer: `Done`.
+    Start(Scope),
+    /// Stop, by hand; holds until the next sequence number or a start by hand. `Done` when stopped.
+    Stop(Scope),
+    /// Stop and start. `Done` when running again.
+    Restart(Scope),
+    /// Output of a container. Answers: `Log` …, `Done`.
+    Logs {
+        /// Which container.
+        of: Scope,
+        /// Stay until the container ends.
+        follow: bool,
+        /// At most so many of the last bytes; all if absent.
+        tail: Option<u32>,
+    },
+    /// Run a program in a container. Descriptors 0, 1, 2 come along; with a terminal, they are ignored and its master comes back.
+    /// Answers: `Terminal` (with a descriptor) if asked, then `Exited`.
+    Exec(ExecArgs),
+    /// One statistics round. Answer: `Stats`.
+    Stats,
+    /// The device and its link. Answer: `Status`.
+    Status,
+    /// The container's end. Answer: `Exited` once it is neither running nor to be restarted.
+    Wait(Scope),
+    /// Take over the program now on disk, in place. Answer: `Done` before the exec.
+    Upgrade,
+    /// Full description of an app (settings in force). Answer: `Text` (JSON).
+    Info {
+        /// Which.
+        app: Name,
+    },
+}
+
+/// An app, or one container of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// The app.
+    pub app: Name,
+    /// One container; absent: all, or the only one.
+    pub container: Option<Name>,
+}
+
+/// A program to run in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecArgs {
+    /// Where.
+    pub scope: Scope,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// On top of the container's environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// `user[:group]`; the container's if absent.
+    pub user: Option<String>,
+    /// Working directory; the container's if absent.
+    pub workdir: Option<String>,
+    /// A new terminal of this many rows and columns.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// Keeper to command line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The request is done.
+    Done,
+    /// It failed.
+    Error(Failure),
+    /// Keeper's version, process id, boot count, and seconds since it started fresh.
+    Version {
+        /// Release.
+        version: String,
+        /// Process id.
+        pid: u32,
+        /// Fresh starts.
+        boot: u64,
+    },
+    /// A step of an app.
+    Ack(Ack),
+    /// All apps.
+    Apps(Vec<AppRow>),
+    /// Output.
+    Log(LogChunk),
+    /// The terminal's master comes along.
+    Terminal,
+    /// How it ended.
+    Exited(Ended),
+    /// Statistics.
+    Stats {
+        /// The device.
+        device: DeviceSample,
+        /// Each running container.
+        rows: Vec<StatsRow>,
+    },
+    /// The device and its link.
+    Status(StatusReport),
+    /// A JSON document.
+    Text(String),
+}
+
+/// Why a request failed: the sentence for the person, the reason for the program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// From the closed list.
+    pub reason: Reason,
+    /// Verb, object, cause, and a hint where we know one.
+    pub message: String,
+}
+
+/// A step of an app, as in the MQTT `ack`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The app.
+    pub app: Name,
+    /// Its sequence number, if it has one.
+    pub seq: Option<u64>,
+    /// Hash of the payload.
+    pub sha256: Digest,
+    /// Where it is.
+    pub state: State,
+    /// Why, for `rejected` and `failed`.
+    pub reason: Option<Reason>,
+    /// The sentence.
+    pub message: Option<String>,
+    /// Bytes so far and in all, while fetching.
+    pub progress: Option<Download>,
+}
+
+/// Progress of bringing an image in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Download {
+    /// So far.
+    pub bytes: u64,
+    /// In all, if known.
+    pub total: Option<u64>,
+}
+
+/// One app in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRow {
+    /// The app.
+    pub app: Name,
+    /// Who wants it.
+    pub origin: Origin,
+    /// Sequence number, if it has one.
+    pub seq: Option<u64>,
+    /// Hash of the manifest in force.
+    pub sha256: Digest,
+    /// State of the sequence number.
+    pub state: State,
+    /// Stopped or started by hand.
+    pub overridden: bool,
+    /// Its containers.
+    pub containers: Vec<ContainerRow>,
+}
+
+/// One container in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRow {
+    /// Its name.
+    pub name: Name,
+    /// `waiting fetching created starting running paused stopping exited restarting failed`.
+    pub state: crate::protocol::ContainerState,
+    /// Process id of its pid 1 on the device.
+    pub pid: Option<u32>,
+    /// Seconds since it started.
+    pub uptime_s: Option<u64>,
+    /// Restarts since the manifest came.
+    pub restarts: u32,
+    /// The image.
+    pub image: String,
+    /// What the image resolved to.
+    pub digest: Option<Digest>,
+    /// How it ended last.
+    pub last_exit: Option<Ended>,
+    /// Limits the kernel cannot enforce, with why.
+    pub missing: Vec<(String, String)>,
+    /// The sentence of its last failure.
+    pub error: Option<String>,
+}
+
+/// Output of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogChunk {
+    /// Raw bytes, standard output and error as they came.
+    pub bytes: Vec<u8>,
+    /// Bytes that gave way before these.
+    pub lost: u64,
+}
+
+/// Statistics of one container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatsRow {
+    /// The app.
+    pub app: Name,
+    /// The container.
+    pub container: Name,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The reading.
+    pub sample: Sample,
+}
+
+/// What the device itself reads.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceSample {
+    /// `MemAvailable`, bytes.
+    pub mem_available: Option<u64>,
+    /// Load average of the last minute.
+    pub load1: Option<f32>,
+    /// Bytes written to the block device below the data directory since boot.
+    pub flash_written: Option<u64>,
+    /// Proportional memory of keeper and agent, bytes.
+    pub agent_pss: Option<u64>,
+    /// Seconds since boot.
+    pub uptime_s: u64,
+    /// Why a figure is missing.
+    pub absent: Vec<(String, String)>,
+}
+
+/// The answer to `wherry status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Release.
+    pub version: String,
+    /// This device.
+    pub device: Id,
+    /// Root topic.
+    pub root: String,
+    /// Fresh starts.
+    pub boot: u64,
+    /// Seconds since boot now, to which the link's times refer.
+    pub uptime_s: u64,
+    /// Keeper's process id.
+    pub pid: u32,
+    /// The agent's process id.
+    pub agent_pid: Option<u32>,
+    /// Times the agent was started again.
+    pub agent_restarts: u32,
+    /// The link.
+    pub link: Link,
+    /// `v1`, `v2` or `hybrid`, with the controllers in use.
+    pub cgroup: String,
+    /// Apps running and in all.
+    pub apps: (u32, u32),
+}
+
+// ---- stage ----
+
+/// Keeper to stage: bring one image into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageJob {
+    /// The image.
+    pub reference: Reference,
+    /// What it must be.
+    pub digest: Option<Digest>,
+    /// The data directory (`layers/`, `images/`, `staging/` below it).
+    pub data: String,
+    /// Most bytes that unpacking may write.
+    pub max_bytes: u64,
+    /// Most files and directories that unpacking may make.
+    pub max_inodes: u64,
+    /// Seconds after which the whole job is given up.
+    pub timeout_s: u32,
+    /// Numeric user of `hash`.
+    pub hash_uid: u32,
+}
+
+/// Stage to keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromStage {
+    /// Compressed bytes so far.
+    Progress(Download),
+    /// The image is in the store.
+    Ready(Record),
+    /// It is not; nothing of it was left behind.
+    Failed(Failure),
+}
+
+// ---- launch ----
+
+/// Keeper to launch, and to pid 1 after it, over one socket that both inherit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToLaunch {
+    /// Start a container. Descriptors that come along: the log FIFO (read-write), the exit record's file (read-write).
+    Start {
+        /// What it is.
+        spec: Box<Spec>,
+        /// Where its host side is.
+        wiring: Box<Wiring>,
+    },
+    /// Run a program in a running container. Descriptors that come along: standard input, output, error, unless a terminal is asked for.
+    Exec(Box<ExecJob>),
+    /// To pid 1: its pid is on record, go on. End of file instead means: exit.
+    Go,
+}
+
+/// What launch needs to join a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecJob {
+    /// The container's pid 1, in keeper's pid namespace.
+    pub pid: i32,
+    /// The container as it was started.
+    pub spec: Spec,
+    /// The cgroup hierarchies.
+    pub layout: Layout,
+    /// The container's group.
+    pub group: String,
+    /// What to run.
+    pub args: ExecArgs,
+}
+
+/// Launch and pid 1 to keeper. After `Go`, end of file on the socket without `Failed` means that the payload was exec'd: every
+/// copy of the socket is close-on-exec, and pid 1 drops its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromLaunch {
+    /// Pid 1 (or the exec'd program) exists, is keeper's child, and waits for `Go`; its pidfd comes along, then the terminal's master if one was asked for.
+    Cloned {
+        /// In keeper's pid namespace.
+        pid: i32,
+        /// Limits that this kernel cannot enforce, with why.
+        missing: Vec<(String, String)>,
+    },
+    /// A step failed; the process is gone or about to go.
+    Failed(Failure),
+}

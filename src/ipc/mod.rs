@@ -1,0 +1,10 @@
+//! Frames between our own processes: bounded, versioned, one packet each.
+
+mod frame;
+mod messages;
+
+pub use frame::{Conn, FrameError, MAX_FRAME, VERSION, decode, encode};
+pub use messages::{
+    Ack, AgentSettings, AppRow, Broker, ContainerRow, DeviceSample, Download, ExecArgs, ExecJob, Failure, FromAgent, FromLaunch, FromStage,
+    Link, LinkState, LogChunk, Origin, Publication, Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent, ToLaunch, Topic,
+};

@@ -1,0 +1,64 @@
+//! Sequenced-packet unix sockets with descriptors: one packet is one message, so nothing is ever half read.
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials, getsockopt, recvmsg, sendmsg,
+    socketpair, sockopt,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Most descriptors in one packet.
+pub const MAX_FDS: usize = 8;
+
+/// A connected pair, close-on-exec on both ends.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Sends one packet. On a non-blocking socket a full queue is `WouldBlock`; a vanished peer is `BrokenPipe`, never SIGPIPE.
+pub fn send(sock: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    loop {
+        match sendmsg::<()>(sock.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Receives one packet into `buf`; 0 bytes mean that the peer is gone.
+///
+/// # Errors
+/// `InvalidData` when the packet was longer than `buf` or carried more than [`MAX_FDS`] descriptors; all that came with it are closed.
+pub fn recv(sock: impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = cmsg_space!([RawFd; MAX_FDS]);
+    let mut iov = [IoSliceMut::new(buf)];
+    let message = loop {
+        match recvmsg::<()>(sock.as_fd().as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Ok(m) => break m,
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    };
+    let mut fds = Vec::new();
+    for item in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = item {
+            // SAFETY: the kernel installed these descriptors for us in this very call; nobody else knows them.
+            fds.extend(raw.into_iter().map(|n| unsafe { OwnedFd::from_raw_fd(n) }));
+        }
+    }
+    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "packet is longer than the limit"));
+    }
+    Ok((message.bytes, fds))
+}
+
+/// Who is at the other end, as the kernel recorded at connect (`SO_PEERCRED`).
+pub fn peer(sock: impl AsFd) -> io::Result<UnixCredentials> {
+    Ok(getsockopt(&sock.as_fd(), sockopt::PeerCredentials)?)
+}

@@ -1,0 +1,24 @@
+//! The clocks: seconds and milliseconds since boot, and the boot id that says which boot.
+
+use nix::time::{ClockId, clock_gettime};
+use std::time::Duration;
+
+/// Time since boot, suspend included (`CLOCK_BOOTTIME`). The only clock that keeper's decisions use: a router
+/// without a battery clock starts in 1970 and jumps.
+pub fn boottime() -> Duration {
+    let t = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
+    Duration::new(t.tv_sec().max(0) as u64, t.tv_nsec().max(0) as u32)
+}
+
+/// Wall clock in milliseconds since 1970. May be wrong by decades.
+pub fn unix_ms() -> u64 {
+    let t = clock_gettime(ClockId::CLOCK_REALTIME).unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
+    t.tv_sec().max(0) as u64 * 1000 + t.tv_nsec().max(0) as u64 / 1_000_000
+}
+
+/// The kernel's random id of this boot, in its printed form of 36 characters.
+pub fn boot_id() -> std::io::Result<String> {
+    const MAX: usize = 64;
+    let raw = super::fd::read_file("/proc/sys/kernel/random/boot_id", MAX)?;
+    Ok(String::from_utf8_lossy(&raw).trim().to_owned())
+}
