@@ -1,5 +1,8 @@
 //! Wherry: containers small enough for a router.
 
+// ---- roles: each is one process ----
+pub mod keeper;
+
 // ---- meaning: pure types and decisions, no input, no output, no clock ----
 pub mod manifest;
 pub mod protocol;

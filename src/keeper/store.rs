@@ -1,0 +1,265 @@
+//! Keeper's memory on flash: the index of desired state as two alternating records, and the manifests it names.
+//!
+//! A record is written in place over the older of `state.a` and `state.b` and synced; a power cut can only spoil the one being
+//! written, and its checksum shows that. UBIFS would need a sync before every rename as well, so nothing is gained by renaming.
+
+use crate::image::Digest;
+use crate::keeper::desired::Entry;
+use crate::sys::fd::read_file;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Version of the record format. Records of another version are not touched and not read.
+const VERSION: u8 = 1;
+const MAGIC: &[u8; 4] = b"WHRY";
+/// magic, version, generation, length of the body, CRC-32 of all before it and the body.
+const HEADER: usize = 4 + 1 + 8 + 4 + 4;
+/// 32 apps with their images and messages stay far below.
+const MAX_RECORD: usize = 256 * 1024;
+
+/// What must survive a power cut.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Fresh starts of keeper so far.
+    pub boot: u64,
+    /// Every app of every origin, tombstones included.
+    pub entries: Vec<Entry>,
+}
+
+/// The files below the data directory.
+#[derive(Debug)]
+pub struct Store {
+    data: PathBuf,
+    generation: u64,
+}
+
+impl Store {
+    /// Opens the data directory, making what is missing, and reads the newest whole record.
+    ///
+    /// # Errors
+    /// The file system's; a spoiled record is none as long as the other one is whole.
+    pub fn open(data: &Path) -> io::Result<(Self, Desired)> {
+        fs::create_dir_all(data.join("manifests"))?;
+        let slots = ["state.a", "state.b"].map(|name| read_slot(&data.join(name)));
+        let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
+        let (generation, desired) = newest.unwrap_or_default();
+        Ok((Self { data: data.to_owned(), generation }, desired))
+    }
+
+    /// Makes `desired` the state that the next start finds. One write of a few hundred bytes and one sync.
+    pub fn save(&mut self, desired: &Desired) -> io::Result<()> {
+        let generation = self.generation + 1;
+        let name = if generation % 2 == 0 { "state.a" } else { "state.b" };
+        let path = self.data.join(name);
+        let fresh = !path.exists();
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        file.write_all(&encode(generation, desired)?)?;
+        file.sync_data()?;
+        if fresh {
+            File::open(&self.data)?.sync_all()?;
+        }
+        self.generation = generation;
+        Ok(())
+    }
+
+    /// Keeps the exact bytes of an accepted document.
+    pub fn put_manifest(&self, bytes: &[u8]) -> io::Result<Digest> {
+        let digest = Digest::of(bytes);
+        let (dir, path) = (self.data.join("manifests"), self.manifest_path(&digest));
+        if self.manifest(&digest).is_ok() {
+            return Ok(digest);
+        }
+        let tmp = dir.join("new");
+        let mut file = File::create(&tmp)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&tmp, &path)?;
+        File::open(&dir)?.sync_all()?;
+        Ok(digest)
+    }
+
+    /// The exact bytes of an accepted document.
+    ///
+    /// # Errors
+    /// `InvalidData` when the file is not what its name says.
+    pub fn manifest(&self, digest: &Digest) -> io::Result<Vec<u8>> {
+        let bytes = read_file(self.manifest_path(digest), crate::manifest::MAX_PAYLOAD)?;
+        if Digest::of(&bytes) == *digest {
+            Ok(bytes)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "manifest on flash is damaged"))
+        }
+    }
+
+    /// Forgets every document that none of `keep` names.
+    pub fn forget_manifests(&self, keep: &[Digest]) -> io::Result<()> {
+        for entry in fs::read_dir(self.data.join("manifests"))? {
+            let entry = entry?;
+            let wanted = keep.iter().any(|d| entry.file_name().to_str() == Some(&file_name(d)));
+            if !wanted {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn manifest_path(&self, digest: &Digest) -> PathBuf {
+        self.data.join("manifests").join(file_name(digest))
+    }
+}
+
+fn file_name(digest: &Digest) -> String {
+    format!("{}.json", digest.hex())
+}
+
+fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
+    let body = postcard::to_stdvec(desired).map_err(|e| io::Error::other(e.to_string()))?;
+    if body.len() > MAX_RECORD - HEADER {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "desired state is too large to record"));
+    }
+    let mut out = MAGIC.to_vec();
+    out.push(VERSION);
+    out.extend(generation.to_le_bytes());
+    out.extend((body.len() as u32).to_le_bytes());
+    let mut crc = Crc::new();
+    crc.add(&out);
+    crc.add(&body);
+    out.extend(crc.value().to_le_bytes());
+    out.extend(body);
+    Ok(out)
+}
+
+fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
+    let (head, body) = bytes.split_at_checked(HEADER)?;
+    let (said, crc) = head.split_at_checked(HEADER - 4)?;
+    let mut sum = Crc::new();
+    sum.add(said);
+    sum.add(body);
+    let whole = said.starts_with(MAGIC) && said[4] == VERSION && crc == sum.value().to_le_bytes();
+    let generation = u64::from_le_bytes(said[5..13].try_into().ok()?);
+    let length = u32::from_le_bytes(said[13..17].try_into().ok()?) as usize;
+    if !whole || length != body.len() {
+        return None;
+    }
+    Some((generation, postcard::from_bytes(body).ok()?))
+}
+
+fn read_slot(path: &Path) -> Option<(u64, Desired)> {
+    match read_file(path, MAX_RECORD) {
+        Ok(bytes) => {
+            let slot = decode(&bytes);
+            if slot.is_none() {
+                log::warn!("{} is damaged (power cut while writing?), the other record decides", path.display());
+            }
+            slot
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => {
+            log::error!("cannot read {}: {e}", path.display());
+            None
+        }
+    }
+}
+
+/// CRC-32 (ISO 3309, as in zip and Ethernet).
+pub struct Crc(u32);
+
+impl Crc {
+    /// Of nothing.
+    #[allow(clippy::new_without_default, reason = "a checksum has a start, not a default")]
+    pub fn new() -> Self {
+        Self(!0)
+    }
+
+    /// Adds bytes. Bit by bit: records are small and rare, a table would cost a kilobyte of flash.
+    pub fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 ^= u32::from(*byte);
+            for _ in 0..8 {
+                self.0 = (self.0 >> 1) ^ (0xedb8_8320 & (0u32.wrapping_sub(self.0 & 1)));
+            }
+        }
+    }
+
+    /// The checksum so far.
+    pub fn value(&self) -> u32 {
+        !self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Crc, Desired, Store, decode, encode};
+    use std::fs;
+
+    fn dir(name: &str) -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("wherry-store-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    fn state(boot: u64) -> Desired {
+        Desired { boot, entries: Vec::new() }
+    }
+
+    #[test]
+    fn the_checksum_is_the_well_known_one() {
+        let mut crc = Crc::new();
+        crc.add(b"123456789");
+        assert_eq!(crc.value(), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn what_was_saved_last_is_found_again() {
+        let dir = dir("again");
+        for boot in 0..5 {
+            let (mut store, found) = Store::open(&dir).unwrap();
+            assert_eq!(found.boot, boot);
+            store.save(&state(boot + 1)).unwrap();
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_record_cut_at_any_byte_leaves_the_one_before() {
+        let dir = dir("cut");
+        let (mut store, _) = Store::open(&dir).unwrap();
+        store.save(&state(1)).unwrap();
+        store.save(&state(2)).unwrap();
+        let newest = dir.join("state.a");
+        let whole = fs::read(&newest).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&newest, &whole[..length]).unwrap();
+            assert_eq!(Store::open(&dir).unwrap().1, state(1), "cut after {length} bytes");
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_noticed() {
+        let whole = encode(7, &state(300)).unwrap();
+        assert_eq!(decode(&whole), Some((7, state(300))));
+        for bit in 0..whole.len() * 8 {
+            let mut bad = whole.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&bad), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_not_used_and_is_written_again() {
+        let dir = dir("manifest");
+        let (store, _) = Store::open(&dir).unwrap();
+        let digest = store.put_manifest(b"{}").unwrap();
+        let path = dir.join("manifests").join(format!("{}.json", digest.hex()));
+        fs::write(&path, b"{ ").unwrap();
+        assert!(store.manifest(&digest).is_err());
+        store.put_manifest(b"{}").unwrap();
+        assert_eq!(store.manifest(&digest).unwrap(), b"{}");
+        store.forget_manifests(&[]).unwrap();
+        assert!(store.manifest(&digest).is_err());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
