@@ -43,8 +43,8 @@ pub struct Entry {
     pub message: Option<String>,
     /// What runs, or ran last, if that is another version than `newest`.
     pub kept: Option<Version>,
-    /// Stopped by hand: holds until the next document or a start by hand.
-    pub held: bool,
+    /// Containers stopped by hand: holds until the next document or a start by hand.
+    pub held: Vec<Name>,
 }
 
 impl Entry {
@@ -135,7 +135,7 @@ mod tests {
     fn entry(origin: Origin, mark: Option<u64>, seq: Option<u64>, text: &str, removal: bool) -> Entry {
         let newest = Version { seq, sha256: Digest::of(text.as_bytes()), removal, attempt: 1, images: Vec::new() };
         let state = if removal { State::Removed } else { State::Running };
-        Entry { origin, app: "web".parse().unwrap(), mark, newest, state, reason: None, message: None, kept: None, held: false }
+        Entry { origin, app: "web".parse().unwrap(), mark, newest, state, reason: None, message: None, kept: None, held: Vec::new() }
     }
 
     fn check(known: Option<Entry>, seq: Option<u64>, text: &str, expect: Result<bool, Reason>) {

@@ -1,0 +1,509 @@
+//! One live container: its start, its output, its end. Decides nothing: [`Life`] does.
+
+use crate::cgroup::Group;
+use crate::container::{Wiring, exit_record};
+use crate::image::Digest;
+use crate::ipc::{Conn, ContainerRow, Failure, FromLaunch, ToLaunch};
+use crate::keeper::context::Context;
+use crate::keeper::lifecycle::{Action, Event, Life};
+use crate::keeper::plan::Ready;
+use crate::keeper::poll::{Key, Source, Token};
+use crate::keeper::ring::Ring;
+use crate::keeper::runtime::{Phase, Record, start_time};
+use crate::protocol::{ContainerState, Reason};
+use crate::sys::process::{self, Child, Ended};
+use crate::sys::signal::pidfd_send;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::stat::Mode;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// A start that takes longer is given up: launch hangs on a mount, say.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How soon a cgroup that still holds dying tasks is tried again.
+const CLEAN_RETRY: Duration = Duration::from_millis(10);
+/// Most bytes of output taken in one turn of the loop: one loud container must not starve the others.
+const LOG_TURN: usize = 16 * 1024;
+
+/// A start under way.
+struct Launching {
+    conn: Conn,
+    token: Token,
+    launcher: Option<(Child, Token)>,
+    deadline: Duration,
+}
+
+/// Pid 1, ours to wait for or adopted.
+struct Process {
+    pid: i32,
+    pidfd: OwnedFd,
+    token: Token,
+}
+
+struct Output {
+    fifo: File,
+    token: Token,
+    reading: bool,
+}
+
+/// One container that keeper knows of.
+pub struct Live {
+    /// Which.
+    pub key: Key,
+    /// How it is (to be) run.
+    pub ready: Ready,
+    /// The document it comes from.
+    pub manifest: Digest,
+    /// What it becomes once it has stopped.
+    pub next: Option<Ready>,
+    /// It goes once it has stopped.
+    pub doomed: bool,
+    /// Where it is.
+    pub life: Life,
+    /// Its last output.
+    pub ring: Ring,
+    /// Why its last start failed.
+    pub failure: Option<Failure>,
+    /// Its payload was exec'd at least once since the document came.
+    pub begun: bool,
+    missing: Vec<(String, String)>,
+    group: String,
+    launching: Option<Launching>,
+    process: Option<Process>,
+    output: Option<Output>,
+    /// Its cgroup of the last run may still be there.
+    unclean: bool,
+    /// A launch waits for the cgroup to go.
+    relaunch: Option<Duration>,
+}
+
+impl Live {
+    /// A container that has never run.
+    pub fn new(ctx: &Context, key: Key, ready: Ready, manifest: Digest) -> Self {
+        let group = ctx.group_path(&key);
+        Self {
+            ring: Ring::new(ready.log.clone()),
+            key,
+            ready,
+            manifest,
+            next: None,
+            doomed: false,
+            life: Life::default(),
+            failure: None,
+            begun: false,
+            missing: Vec::new(),
+            group,
+            launching: None,
+            process: None,
+            output: None,
+            unclean: true,
+            relaunch: None,
+        }
+    }
+
+    /// A container found on record, with the pidfd of its pid 1 if that still runs.
+    pub fn adopt(ctx: &mut Context, key: Key, record: Record, pidfd: Option<(i32, OwnedFd)>) -> io::Result<Self> {
+        let mut live = Self::new(ctx, key.clone(), record.ready, record.manifest);
+        (live.life, live.group, live.missing) = (record.life, record.group, record.missing);
+        live.begun = true;
+        if let Some((pid, pidfd)) = pidfd {
+            let token = ctx.poll.add(&pidfd, Source::Pid1(key))?;
+            live.process = Some(Process { pid, pidfd, token });
+            let fifo = open_fifo(&ctx.runtime.dir(&live.key).join("log"))?;
+            live.listen(ctx, fifo)?;
+        }
+        Ok(live)
+    }
+
+    /// Process id of its pid 1, if it has one.
+    pub fn pid(&self) -> Option<i32> {
+        self.process.as_ref().map(|p| p.pid)
+    }
+
+    /// Its control group.
+    pub fn group(&self, ctx: &Context) -> Group {
+        ctx.layout.group(&self.group)
+    }
+
+    /// Its path below the hierarchies.
+    pub fn group_path(&self) -> &str {
+        &self.group
+    }
+
+    /// It neither runs nor will, and nothing of it is left.
+    pub fn is_gone(&self) -> bool {
+        self.life.is_over() && self.process.is_none() && self.launching.is_none() && !self.unclean
+    }
+
+    /// When [`Live::tick`] is wanted.
+    pub fn due(&self) -> Option<Duration> {
+        let launch = self.launching.as_ref().map(|l| l.deadline);
+        [self.life.due(), self.relaunch, launch].into_iter().flatten().min()
+    }
+
+    /// Something happened: the table decides, this does it.
+    pub fn event(&mut self, ctx: &mut Context, event: Event, now: Duration) {
+        let before = self.life.state;
+        match self.life.step(event, &self.ready.rules, now) {
+            Some(Action::Launch) => self.launch(ctx, now),
+            Some(Action::Signal) => self.signal(),
+            Some(Action::Kill) => self.kill(ctx),
+            None => {}
+        }
+        if before != self.life.state {
+            ctx.dirty = true;
+            self.begun |= self.life.state == ContainerState::Running;
+            self.record(ctx);
+        }
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, ctx: &mut Context, now: Duration) {
+        if self.launching.as_ref().is_some_and(|l| now >= l.deadline) {
+            self.fail(Reason::Timeout, format!("cannot start {}: launch has not answered for {} s", self.key, LAUNCH_TIMEOUT.as_secs()));
+            self.kill(ctx);
+            self.drop_launch(ctx);
+            self.launch_over(ctx, now);
+        }
+        if self.relaunch.is_some_and(|due| now >= due) {
+            self.relaunch = None;
+            if self.life.state == ContainerState::Starting { self.launch(ctx, now) } else { self.clean(ctx, now) }
+        }
+        if self.life.due().is_some_and(|due| now >= due) {
+            self.event(ctx, Event::Tick, now);
+        }
+    }
+
+    // ---- start ----
+
+    fn launch(&mut self, ctx: &mut Context, now: Duration) {
+        if let Some(next) = self.next.take() {
+            self.ready = next;
+            self.ring.set_rule(self.ready.log.clone());
+        }
+        // Counters are totals since the start: a new run has a new group.
+        if self.unclean && !self.try_clean(ctx) {
+            self.relaunch = Some(now + CLEAN_RETRY);
+            return;
+        }
+        self.failure = None;
+        if let Err(e) = self.try_launch(ctx, now) {
+            self.fail(Reason::Launch, format!("cannot start {}: {e}", self.key));
+            self.drop_launch(ctx);
+            self.event(ctx, Event::StartFailed { retry: true }, now);
+        }
+    }
+
+    fn try_launch(&mut self, ctx: &mut Context, now: Duration) -> io::Result<()> {
+        let dir = ctx.runtime.dir(&self.key);
+        fs::create_dir_all(dir.join("root"))?;
+        ctx.runtime.save(&self.key, &self.to_record(ctx, Phase::Intent))?;
+        self.unclean = true;
+        let log = dir.join("log");
+        if !log.exists() {
+            nix::unistd::mkfifo(&log, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        }
+        let fifo = open_fifo(&log)?;
+        let writer = File::options().read(true).write(true).open(&log)?;
+        let exit = File::options().read(true).write(true).create(true).truncate(true).open(dir.join("exit"))?;
+        self.listen(ctx, fifo)?;
+
+        let (ours, theirs) = Conn::pair()?;
+        let child = ctx.spawn("launch", &[theirs.as_fd()])?;
+        let launcher_token = ctx.poll.add(&child.pidfd, Source::LaunchExit(self.key.clone()))?;
+        let token = ctx.poll.add(&ours, Source::Launch(self.key.clone()))?;
+        let job = ToLaunch::Start { spec: Box::new(self.ready.spec.clone()), wiring: Box::new(self.wiring(ctx, &dir)?) };
+        let sent = ours.send_with(&job, &[writer.as_fd(), exit.as_fd()]);
+        crate::sys::fd::set_nonblocking(ours.as_fd())?;
+        self.launching = Some(Launching { conn: ours, token, launcher: Some((child, launcher_token)), deadline: now + LAUNCH_TIMEOUT });
+        sent
+    }
+
+    fn wiring(&self, ctx: &Context, dir: &Path) -> io::Result<Wiring> {
+        let image = ctx.images.record(&self.ready.digest)?;
+        let image = image.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("image {} is not in the store", self.ready.digest)))?;
+        Ok(Wiring {
+            name: self.key.to_string(),
+            layers: ctx.images.layer_dirs(&image),
+            scratch: dir.join("root").to_string_lossy().into_owned(),
+            layout: ctx.layout.clone(),
+            group: self.group.clone(),
+        })
+    }
+
+    /// The socket of launch and pid 1 has something.
+    pub fn on_launch(&mut self, ctx: &mut Context, now: Duration) {
+        loop {
+            let Some(launching) = &self.launching else { return };
+            match launching.conn.recv_with::<FromLaunch>() {
+                Ok(Some((FromLaunch::Cloned { pid, missing }, fds))) => self.on_cloned(ctx, pid, missing, fds),
+                Ok(Some((FromLaunch::Failed(failure), _))) => self.failure = Some(failure),
+                Ok(None) => return self.on_launch_end(ctx, now),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    self.fail(Reason::Internal, format!("cannot start {}: launch's message: {e}", self.key));
+                    return self.on_launch_end(ctx, now);
+                }
+            }
+        }
+    }
+
+    /// Its pid goes on record before `Go`: no container ever runs unrecorded.
+    fn on_cloned(&mut self, ctx: &mut Context, pid: i32, missing: Vec<(String, String)>, mut fds: Vec<OwnedFd>) {
+        let result = (|| {
+            let pidfd = if fds.is_empty() { return Err(io::Error::other("launch sent no pidfd")) } else { fds.remove(0) };
+            let token = ctx.poll.add(&pidfd, Source::Pid1(self.key.clone()))?;
+            self.process = Some(Process { pid, pidfd, token });
+            self.missing = missing;
+            let record = self.to_record(ctx, Phase::Process { pid, start: start_time(pid)? });
+            ctx.runtime.save(&self.key, &record)?;
+            match &self.launching {
+                Some(l) => l.conn.send(&ToLaunch::Go),
+                None => Ok(()),
+            }
+        })();
+        if let Err(e) = result {
+            self.fail(Reason::Launch, format!("cannot start {}: {e}", self.key));
+            self.kill(ctx);
+        }
+    }
+
+    /// Nobody holds the other end any more: the payload was exec'd, or the start failed.
+    fn on_launch_end(&mut self, ctx: &mut Context, now: Duration) {
+        self.drop_launch(ctx);
+        if self.process.is_some() && self.failure.is_none() {
+            return self.event(ctx, Event::Started, now);
+        }
+        if self.failure.is_none() {
+            self.fail(Reason::Launch, format!("cannot start {}: launch ended without a word (killed by the kernel for memory?)", self.key));
+        }
+        self.kill(ctx);
+        self.launch_over(ctx, now);
+    }
+
+    /// A failed start is over once its pid 1, if there was one, is gone.
+    fn launch_over(&mut self, ctx: &mut Context, now: Duration) {
+        if self.process.is_none() {
+            let retry = self.failure.as_ref().is_none_or(|f| !matches!(f.reason, Reason::Exec | Reason::NoFeature | Reason::BadValue));
+            self.event(ctx, Event::StartFailed { retry }, now);
+            self.clean(ctx, now);
+        }
+    }
+
+    fn drop_launch(&mut self, ctx: &mut Context) {
+        let Some(launching) = self.launching.take() else { return };
+        ctx.poll.remove(&launching.conn, launching.token);
+        if let Some((child, token)) = launching.launcher {
+            // It has handed over, or hangs; either way it has nothing left to do.
+            let _ = pidfd_send(&child.pidfd, libc::SIGKILL);
+            ctx.poll.remove(&child.pidfd, token);
+            ctx.reap_later(child);
+        }
+    }
+
+    /// The launch process itself ended.
+    pub fn on_launcher_exit(&mut self, ctx: &mut Context) {
+        if let Some((child, token)) = self.launching.as_mut().and_then(|l| l.launcher.take()) {
+            ctx.poll.remove(&child.pidfd, token);
+            ctx.reap_later(child);
+        }
+    }
+
+    // ---- end ----
+
+    fn signal(&self) {
+        let signal = self.ready.rules.stop.signal.unwrap_or(libc::SIGTERM);
+        if let Some(process) = &self.process {
+            // ESRCH: it has just ended; its pidfd says so next.
+            let _ = pidfd_send(&process.pidfd, signal);
+        }
+    }
+
+    fn kill(&self, ctx: &Context) {
+        if let Some(process) = &self.process {
+            let _ = pidfd_send(&process.pidfd, libc::SIGKILL);
+        }
+        if let Err(e) = self.group(ctx).kill() {
+            log::debug!("cannot kill the group of {}: {e}", self.key);
+        }
+    }
+
+    /// Pid 1 ended: the kernel has killed its whole pid namespace before.
+    pub fn on_exit(&mut self, ctx: &mut Context, now: Duration) {
+        // What it said before it died is still in the socket.
+        self.on_launch(ctx, now);
+        let Some(process) = self.process.take() else { return };
+        ctx.poll.remove(&process.pidfd, process.token);
+        let how = self.how_ended(ctx, process.pid);
+        self.drain(ctx);
+        if let Some(output) = self.output.take() {
+            ctx.poll.remove(&output.fifo, output.token);
+        }
+        if self.failure.is_some() && self.life.state != ContainerState::Stopping {
+            self.launch_over(ctx, now);
+        } else {
+            self.event(ctx, Event::Ended(how), now);
+        }
+        self.clean(ctx, now);
+    }
+
+    /// The exit status as init wrote it; else as the kernel tells its parent, if that is still us.
+    fn how_ended(&self, ctx: &Context, pid: i32) -> Option<Ended> {
+        let waited = process::try_reap(pid).ok().flatten();
+        // Killed from outside: whatever stands in the file, it was not init that ended it.
+        if let Some(Ended::Signal(_)) = waited {
+            return waited;
+        }
+        let written = exit_record::read(&ctx.runtime.dir(&self.key).join("exit")).ok().flatten();
+        written.or(waited)
+    }
+
+    fn clean(&mut self, ctx: &mut Context, now: Duration) {
+        if self.unclean && self.process.is_none() && self.launching.is_none() && !self.try_clean(ctx) {
+            self.relaunch = Some(self.relaunch.unwrap_or(now + CLEAN_RETRY));
+        }
+    }
+
+    /// Removes the group of the last run; false while tasks in it are still dying.
+    fn try_clean(&mut self, ctx: &Context) -> bool {
+        let group = self.group(ctx);
+        match group.remove() {
+            Ok(gone) => {
+                if !gone {
+                    let _ = group.kill();
+                }
+                self.unclean = !gone;
+                gone
+            }
+            Err(e) => {
+                log::warn!("cannot remove cgroup {}: {e}", self.group);
+                self.unclean = false;
+                true
+            }
+        }
+    }
+
+    // ---- record ----
+
+    fn to_record(&self, ctx: &Context, phase: Phase) -> Record {
+        Record {
+            boot_id: ctx.boot_id.clone(),
+            manifest: self.manifest,
+            ready: self.ready.clone(),
+            group: self.group.clone(),
+            life: self.life.clone(),
+            phase,
+            missing: self.missing.clone(),
+        }
+    }
+
+    /// Keeps what a keeper after this one must know.
+    pub fn record(&self, ctx: &Context) {
+        let Some(process) = &self.process else { return };
+        let saved = start_time(process.pid)
+            .and_then(|start| ctx.runtime.save(&self.key, &self.to_record(ctx, Phase::Process { pid: process.pid, start })));
+        if let Err(e) = saved {
+            log::error!("cannot record {}: {e}", self.key);
+        }
+    }
+
+    fn fail(&mut self, reason: Reason, message: String) {
+        log::warn!("{message}");
+        self.failure = Some(Failure { reason, message });
+    }
+
+    // ---- live change ----
+
+    /// Sets new limits on the running group.
+    pub fn update(&mut self, ctx: &Context, ready: Ready) -> Result<(), Failure> {
+        if self.process.is_some() {
+            let set = self.group(ctx).update(&ready.spec.resources);
+            self.missing = set.map_err(|e| Failure { reason: Reason::NoFeature, message: format!("cannot change limits of {}: {e}", self.key) })?;
+        }
+        self.keep(ctx, ready);
+        Ok(())
+    }
+
+    /// Takes over rules that no process can notice.
+    pub fn keep(&mut self, ctx: &Context, ready: Ready) {
+        self.ring.set_rule(ready.log.clone());
+        (self.ready, self.next, self.doomed) = (ready, None, false);
+        self.record(ctx);
+    }
+
+    // ---- output ----
+
+    fn listen(&mut self, ctx: &mut Context, fifo: File) -> io::Result<()> {
+        if let Some(old) = self.output.take() {
+            ctx.poll.remove(&old.fifo, old.token);
+        }
+        let token = ctx.poll.add(&fifo, Source::Log(self.key.clone()))?;
+        self.output = Some(Output { fifo, token, reading: true });
+        Ok(())
+    }
+
+    /// The FIFO has something. Answers whether output was taken.
+    pub fn on_output(&mut self, ctx: &Context) -> bool {
+        let taken = self.take(LOG_TURN);
+        self.pace(ctx);
+        taken
+    }
+
+    fn take(&mut self, most: usize) -> bool {
+        let Some(output) = &mut self.output else { return false };
+        let mut buf = [0; LOG_TURN];
+        let room = self.ring.room().min(most).min(LOG_TURN);
+        match output.fifo.read(&mut buf[..room]) {
+            Ok(n) if n > 0 => {
+                self.ring.push(&buf[..n]);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Looks at the FIFO only while the ring has room for it: with `block`, the writer then waits.
+    pub fn pace(&mut self, ctx: &Context) {
+        let room = self.ring.room() > 0;
+        if let Some(output) = self.output.as_mut().filter(|o| o.reading != room) {
+            output.reading = room;
+            let _ = ctx.poll.interest(&output.fifo, output.token, room, false);
+        }
+    }
+
+    /// The last words after the end; at most what a FIFO holds (64 KiB, pipe(7)).
+    fn drain(&mut self, _ctx: &Context) {
+        for _ in 0..(64 * 1024 / LOG_TURN + 1) {
+            if !self.take(LOG_TURN) {
+                return;
+            }
+        }
+    }
+
+    /// As the command line shows it.
+    pub fn row(&self, now: Duration) -> ContainerRow {
+        let up = self.process.is_some().then(|| now.saturating_sub(self.life.since).as_secs());
+        ContainerRow {
+            name: self.key.container.clone(),
+            state: self.life.state,
+            pid: self.pid().map(|p| p as u32),
+            uptime_s: up,
+            restarts: self.life.restarts,
+            image: self.ready.image.clone(),
+            digest: Some(self.ready.digest),
+            last_exit: self.life.last_exit,
+            missing: self.missing.clone(),
+            error: self.failure.as_ref().map(|f| f.message.clone()),
+        }
+    }
+}
+
+/// Opens the reading end. Non-blocking: a FIFO without a writer would hold us up for ever (fifo(7)).
+fn open_fifo(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits()).open(path)
+}

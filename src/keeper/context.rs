@@ -1,0 +1,84 @@
+//! What every part of keeper works with: the settings, the sealed program, the stores, the kernel's hierarchies, the epoll set.
+
+use crate::cgroup::Layout;
+use crate::config::Settings;
+use crate::image::store::Store as Images;
+use crate::keeper::poll::{Key, Poll};
+use crate::keeper::runtime::Runtime;
+use crate::sys::process::{self, Child, Spawn};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Shared by all of keeper.
+pub struct Context {
+    /// The device's settings.
+    pub settings: Settings,
+    /// Our program, sealed.
+    pub exe: OwnedFd,
+    /// The cgroup hierarchies.
+    pub layout: Layout,
+    /// Controllers that the kernel refused, with why.
+    pub missing: Vec<(String, String)>,
+    /// Unpacked images.
+    pub images: Images,
+    /// The runtime directory.
+    pub runtime: Runtime,
+    /// The epoll set.
+    pub poll: Poll,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// Keeper's count of fresh starts.
+    pub boot: u64,
+    /// Something that `reported` shows has changed.
+    pub dirty: bool,
+    /// Ended children that could not be waited for at once.
+    dead: Vec<Child>,
+}
+
+impl Context {
+    /// Puts the parts together.
+    #[allow(clippy::too_many_arguments, reason = "one call, in keeper's start")]
+    pub fn new(
+        settings: Settings,
+        exe: OwnedFd,
+        layout: Layout,
+        missing: Vec<(String, String)>,
+        images: Images,
+        runtime: Runtime,
+        boot_id: String,
+        boot: u64,
+    ) -> io::Result<Self> {
+        Ok(Self { settings, exe, layout, missing, images, runtime, poll: Poll::new()?, boot_id, boot, dirty: true, dead: Vec::new() })
+    }
+
+    /// Path of a container's group below each hierarchy.
+    pub fn group_path(&self, key: &Key) -> String {
+        format!("{}/{}/{}", self.settings.cgroup, key.app, key.container)
+    }
+
+    /// Starts a role from the sealed program; `fds` become its descriptors from 3 on.
+    pub fn spawn(&self, role: &str, fds: &[BorrowedFd<'_>]) -> io::Result<Child> {
+        let text = |s: String| CString::new(s).map_err(io::Error::other);
+        let argv = [text("wherry".into())?, text(role.into())?];
+        // Nothing of keeper's own environment reaches a role but the wish for more log lines.
+        let env = std::env::var("WHERRY_LOG").ok().map(|v| text(format!("WHERRY_LOG={v}"))).transpose()?;
+        process::spawn(&Spawn { exe: self.exe.as_fd(), argv: &argv, env: env.as_slice(), fds, flags: 0 })
+    }
+
+    /// Takes over a child that has ended or is about to: keeper waits for nobody.
+    pub fn reap_later(&mut self, child: Child) {
+        self.dead.push(child);
+        self.reap();
+    }
+
+    /// Waits for those that have ended by now.
+    pub fn reap(&mut self) {
+        self.dead.retain(|child| matches!(process::try_reap(child.pid), Ok(None)));
+    }
+
+    /// Some child has still to be waited for.
+    pub fn has_dead(&self) -> bool {
+        !self.dead.is_empty()
+    }
+}

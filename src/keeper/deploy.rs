@@ -1,0 +1,578 @@
+//! From an accepted document to running containers: fetch, replace, commit or return to the kept version.
+//!
+//! Every app has at most one piece of work; [`Keeper::settle`] carries it on whenever something happened.
+
+use crate::container;
+use crate::image::Digest;
+use crate::ipc::{Ack, Download, Failure, Origin};
+use crate::keeper::Keeper;
+use crate::keeper::containers::Live;
+use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
+use crate::keeper::lifecycle::{Event, Rules};
+use crate::keeper::plan::{self, Change, Ready};
+use crate::keeper::policy;
+use crate::keeper::poll::Key;
+use crate::manifest::{self, Body, Container, Manifest, Name, Whom};
+use crate::protocol::{Reason, State};
+use std::io;
+use std::time::Duration;
+
+/// One app: its containers, and what is being done to it.
+pub struct App {
+    /// Its name.
+    pub name: Name,
+    /// Its containers, of whichever version.
+    pub live: Vec<Live>,
+    /// What is being done.
+    pub work: Option<Work>,
+}
+
+/// Something being done to an app.
+pub struct Work {
+    origin: Origin,
+    version: Version,
+    aim: Aim,
+    phase: Phase,
+    containers: Vec<Container>,
+    /// Image work failed; try again then (only for [`Aim::Restore`]).
+    retry: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// Bring a new version up, and answer for it.
+    Deploy,
+    /// Have a version running that was good before: after a start of keeper, or after a failed deployment.
+    Restore,
+    /// Have nothing running.
+    Remove,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Fetching,
+    Starting,
+}
+
+/// How long until an image that was there before is looked for again.
+const RESTORE_RETRY: Duration = Duration::from_secs(60);
+
+impl Work {
+    fn new(origin: Origin, version: Version, aim: Aim) -> Self {
+        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None }
+    }
+
+    /// When it wants to be carried on without any other event.
+    pub fn due(&self) -> Option<Duration> {
+        self.retry
+    }
+}
+
+fn failure(reason: Reason, message: impl Into<String>) -> Failure {
+    Failure { reason, message: message.into() }
+}
+
+fn io_failure(what: &str, e: &io::Error) -> Failure {
+    let reason = match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::NoSpace,
+        _ => Reason::Io,
+    };
+    failure(reason, format!("cannot {what}: {e}"))
+}
+
+impl Keeper {
+    // ---- documents ----
+
+    /// Takes one document. What becomes of it is told by acks; the error is for a document that names no app.
+    pub fn submit(&mut self, origin: &Origin, topic: Option<&Name>, payload: &[u8]) -> Result<(), Failure> {
+        let sha256 = Digest::of(payload);
+        let (app, seq, verdict) = match manifest::parse(payload) {
+            Ok(m) => (topic.cloned().unwrap_or_else(|| m.app.clone()), m.seq, self.judge(origin, topic, &m, sha256)),
+            Err(faults) => {
+                let refusal = failure(faults.first_reason(), faults.to_string());
+                match topic {
+                    Some(app) => (app.clone(), None, Err(refusal)),
+                    None => return Err(refusal),
+                }
+            }
+        };
+        let ack = |state, failure: Option<Failure>| Ack {
+            app: app.clone(),
+            seq,
+            sha256,
+            state,
+            reason: failure.as_ref().map(|f| f.reason),
+            message: failure.map(|f| f.message),
+            progress: None,
+        };
+        self.emit(origin, ack(State::Received, None));
+        match verdict {
+            Err(refusal) => {
+                log::warn!("document for {app} rejected: {}", refusal.message);
+                self.emit(origin, ack(State::Rejected, Some(refusal)));
+            }
+            Ok(None) => self.repeat(origin, &app),
+            Ok(Some(m)) => match self.accept(origin, &m, payload) {
+                Ok(()) => {
+                    self.emit(origin, ack(State::Accepted, None));
+                    self.elect(&app);
+                }
+                Err(refusal) => self.emit(origin, ack(State::Rejected, Some(refusal))),
+            },
+        }
+        Ok(())
+    }
+
+    /// `None` is a repeat of what we have.
+    fn judge(&self, origin: &Origin, topic: Option<&Name>, m: &Manifest, sha256: Digest) -> Result<Option<Manifest>, Failure> {
+        if let Some(topic) = topic.filter(|t| **t != m.app) {
+            return Err(failure(Reason::WrongTarget, format!("the document is for app {}, but it came on the topic of {topic}", m.app)));
+        }
+        self.check_target(origin, m)?;
+        if let Some((reason, message)) = desired::ownership(&self.desired.entries, origin, &m.app) {
+            return Err(failure(reason, message));
+        }
+        let known = self.desired.entries.iter().find(|e| e.origin == *origin && e.app == m.app);
+        match desired::decide(known, Incoming { seq: m.seq, sha256 }) {
+            Verdict::Repeat => return Ok(None),
+            Verdict::Reject(reason, message) => return Err(failure(reason, message)),
+            Verdict::Process => {}
+        }
+        let apps = self.desired.entries.iter().filter(|e| !desired::is_gone(e)).count();
+        if known.is_none_or(desired::is_gone) && apps >= desired::MAX_APPS && !matches!(m.body, Body::Remove { .. }) {
+            return Err(failure(Reason::Policy, format!("this device has {apps} apps, the most it may have")));
+        }
+        let mut m = m.clone();
+        manifest::expand(&mut m, &self.ctx.settings.variables).map_err(|f| failure(Reason::BadValue, f.to_string()))?;
+        policy::check(&m, origin, &self.ctx.settings).map_err(|message| failure(Reason::Policy, message))?;
+        Ok(Some(m))
+    }
+
+    fn check_target(&self, origin: &Origin, m: &Manifest) -> Result<(), Failure> {
+        let Some(target) = &m.target else { return Ok(()) };
+        let here = &self.device;
+        let fits = match (origin, &target.whom) {
+            (Origin::Device | Origin::Local, Whom::Device(d)) => d == here,
+            (Origin::Group(g), Whom::Group(t)) => g == t,
+            _ => false,
+        };
+        if fits && target.fleet == self.ctx.settings.root {
+            return Ok(());
+        }
+        Err(failure(Reason::WrongTarget, format!("the document's target is not this device ({here} of fleet {}) or the topic it came on", self.ctx.settings.root)))
+    }
+
+    /// Puts a document on record, before anything is done for it.
+    fn accept(&mut self, origin: &Origin, m: &Manifest, payload: &[u8]) -> Result<(), Failure> {
+        let sha256 = self.store.put_manifest(payload).map_err(|e| io_failure("store the document", &e))?;
+        let removal = matches!(m.body, Body::Remove { .. });
+        let newest = Version { seq: m.seq, sha256, removal, attempt: 1, images: Vec::new() };
+        let before = self.desired.clone();
+        let superseded = self.supersede(&m.app, origin);
+        let position = self.desired.entries.iter().position(|e| e.origin == *origin && e.app == m.app);
+        let old = position.map(|i| self.desired.entries.remove(i));
+        let entry = Entry {
+            origin: origin.clone(),
+            app: m.app.clone(),
+            mark: m.seq.max(old.as_ref().and_then(|e| e.mark)),
+            newest,
+            state: State::Accepted,
+            reason: None,
+            message: None,
+            kept: old.as_ref().and_then(|e| e.in_force().cloned()),
+            held: Vec::new(),
+        };
+        self.desired.entries.insert(position.unwrap_or(self.desired.entries.len()), entry);
+        if let Err(e) = self.store.save(&self.desired) {
+            self.desired = before;
+            return Err(io_failure("record the document", &e));
+        }
+        if let Some(ack) = superseded {
+            self.cancel(&m.app);
+            self.emit(origin, ack);
+        }
+        Ok(())
+    }
+
+    /// The answer for a deployment that a newer document overtakes.
+    fn supersede(&self, app: &Name, origin: &Origin) -> Option<Ack> {
+        let work = self.app(app)?.work.as_ref().filter(|w| w.origin == *origin && w.aim != Aim::Restore)?;
+        Some(Ack {
+            app: app.clone(),
+            seq: work.version.seq,
+            sha256: work.version.sha256,
+            state: State::Superseded,
+            reason: None,
+            message: None,
+            progress: None,
+        })
+    }
+
+    fn cancel(&mut self, app: &Name) {
+        self.stop_stage_of(app);
+        if let Some(app) = self.app_mut(app) {
+            app.work = None;
+        }
+    }
+
+    fn repeat(&mut self, origin: &Origin, app: &Name) {
+        if let Some(entry) = self.desired.entries.iter().find(|e| e.origin == *origin && e.app == *app) {
+            let ack = entry_ack(entry);
+            self.emit(origin, ack);
+        }
+    }
+
+    // ---- work ----
+
+    /// Decides anew which version of an app is wanted, and sets to work.
+    pub fn elect(&mut self, name: &Name) {
+        let winner = desired::winner(&self.desired.entries, name, &self.ctx.settings.groups).cloned();
+        self.shadow_losers(name, winner.as_ref());
+        let work = match winner {
+            None => None,
+            Some(e) if e.newest.removal && e.state == State::Removed => None,
+            Some(e) if e.newest.removal => Some(Work::new(e.origin, e.newest, Aim::Remove)),
+            Some(e) if e.state == State::Running => Some(Work::new(e.origin, e.newest, Aim::Restore)),
+            Some(e) if e.state == State::Failed => e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore)),
+            Some(e) => Some(Work::new(e.origin, e.newest, Aim::Deploy)),
+        };
+        let app = self.app_entry(name);
+        match work {
+            Some(work) => app.work = Some(work),
+            None => self.reconcile(name, Vec::new(), None),
+        }
+        self.settle(name);
+    }
+
+    /// A document that loses to another origin's is stored and waits.
+    fn shadow_losers(&mut self, name: &Name, winner: Option<&Entry>) {
+        let Some(winner) = winner else { return };
+        let mut acks = Vec::new();
+        for e in self.desired.entries.iter_mut().filter(|e| e.app == *name && e.origin != winner.origin && e.state == State::Accepted) {
+            e.state = if e.newest.removal { State::Removed } else { State::Held };
+            e.message = Some("shadowed by a document with precedence (device before group, groups in the device's order)".into());
+            acks.push((e.origin.clone(), entry_ack(e)));
+        }
+        for (origin, ack) in acks {
+            self.emit(&origin, ack);
+        }
+    }
+
+    /// Carries on an app after anything happened to it.
+    pub fn settle(&mut self, name: &Name) {
+        let now = self.now();
+        let Some(i) = self.apps.iter().position(|a| a.name == *name) else { return };
+        let Self { ctx, apps, .. } = self;
+        let app = &mut apps[i];
+        for live in app.live.iter_mut().filter(|l| l.next.is_some() && l.is_gone()) {
+            // A replaced container is a new one: its restarts start over.
+            live.life = crate::keeper::lifecycle::Life::default();
+            live.event(ctx, Event::Start, now);
+        }
+        app.live.retain(|l| {
+            let gone = l.doomed && l.is_gone();
+            if gone && let Err(e) = ctx.runtime.forget(&l.key) {
+                log::warn!("cannot remove the runtime directory of {}: {e}", l.key);
+            }
+            ctx.dirty |= gone;
+            !gone
+        });
+        self.advance(name, now);
+        self.drop_if_empty(name);
+        self.answer_waiting(name);
+    }
+
+    fn drop_if_empty(&mut self, name: &Name) {
+        let empty = self.app(name).is_some_and(|a| a.live.is_empty() && a.work.is_none());
+        let wanted = self.desired.entries.iter().any(|e| e.app == *name && !desired::is_gone(e));
+        if empty {
+            // The app's own level of the hierarchy; it comes back with the next container.
+            let _ = self.ctx.layout.group(&format!("{}/{name}", self.ctx.settings.cgroup)).remove();
+            if !wanted {
+                self.apps.retain(|a| a.name != *name);
+            }
+        }
+    }
+
+    fn advance(&mut self, name: &Name, now: Duration) {
+        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return };
+        match (work.aim, work.phase) {
+            (Aim::Remove, Phase::Fetching) => {
+                self.reconcile(name, Vec::new(), None);
+                self.set_phase(name, Phase::Starting);
+                self.settle(name);
+            }
+            (Aim::Remove, Phase::Starting) => self.finish_removal(name),
+            (_, Phase::Fetching) if work.retry.is_none_or(|due| now >= due) => {
+                if let Err(f) = self.fetch(name) {
+                    self.fail(name, f);
+                }
+            }
+            (Aim::Deploy, Phase::Starting) => self.watch_start(name),
+            _ => {}
+        }
+    }
+
+    fn set_phase(&mut self, name: &Name, phase: Phase) {
+        if let Some(work) = self.work_mut(name) {
+            work.phase = phase;
+        }
+    }
+
+    fn work_mut(&mut self, name: &Name) -> Option<&mut Work> {
+        self.app_mut(name)?.work.as_mut()
+    }
+
+    /// Resolves one image after the other; when all are there, starts.
+    fn fetch(&mut self, name: &Name) -> Result<(), Failure> {
+        let containers = self.containers_of(name)?;
+        for container in containers {
+            if self.resolved(name, &container)?.is_some() {
+                continue;
+            }
+            if self.stage.is_none() {
+                self.tell(name, State::Fetching, None);
+                self.start_stage(name, &container).map_err(|e| io_failure("start the image stage", &e))?;
+            }
+            return Ok(());
+        }
+        self.start_all(name)
+    }
+
+    /// The containers of the version in work, parsed again from the stored bytes: nothing derived is kept on flash.
+    fn containers_of(&mut self, name: &Name) -> Result<Vec<Container>, Failure> {
+        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(Vec::new()) };
+        if !work.containers.is_empty() {
+            return Ok(work.containers.clone());
+        }
+        let bytes = self.store.manifest(&work.version.sha256).map_err(|e| io_failure("read the stored document", &e))?;
+        let mut m = manifest::parse(&bytes).map_err(|f| failure(f.first_reason(), f.to_string()))?;
+        manifest::expand(&mut m, &self.ctx.settings.variables).map_err(|f| failure(Reason::BadValue, f.to_string()))?;
+        let Body::Run(containers) = m.body else { return Err(failure(Reason::Internal, "the stored document is a tombstone")) };
+        if let Some(work) = self.work_mut(name) {
+            work.containers.clone_from(&containers);
+        }
+        Ok(containers)
+    }
+
+    /// The image of a container if it is in the store: as resolved before, or as pinned.
+    fn resolved(&mut self, name: &Name, container: &Container) -> Result<Option<crate::image::Record>, Failure> {
+        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(None) };
+        let known = work.version.images.iter().find(|(n, _)| *n == container.name).map(|(_, d)| *d);
+        let Some(digest) = known.or(container.image.digest) else { return Ok(None) };
+        let record = self.ctx.images.record(&digest).map_err(|e| io_failure("read the image record", &e))?;
+        if record.is_some() && known.is_none() {
+            self.set_resolved(name, &container.name, digest);
+        }
+        Ok(record)
+    }
+
+    fn set_resolved(&mut self, app: &Name, container: &Name, digest: Digest) {
+        if let Some(work) = self.work_mut(app) {
+            work.version.images.retain(|(n, _)| n != container);
+            work.version.images.push((container.clone(), digest));
+        }
+    }
+
+    /// Stage has an answer for one image of an app.
+    pub fn staged(&mut self, app: &Name, container: &Name, result: Result<Digest, Failure>) {
+        match result {
+            Ok(digest) => self.set_resolved(app, container, digest),
+            Err(f) => self.fail(app, f),
+        }
+        // Another app may have waited for its turn.
+        let names: Vec<Name> = self.apps.iter().map(|a| a.name.clone()).collect();
+        for name in names {
+            self.settle(&name);
+        }
+    }
+
+    /// Progress of stage, told as an ack.
+    pub fn fetching(&mut self, app: &Name, progress: Download) {
+        self.tell(app, State::Fetching, Some(progress));
+    }
+
+    fn start_all(&mut self, name: &Name) -> Result<(), Failure> {
+        let mut ready = Vec::new();
+        for container in self.containers_of(name)? {
+            let Some(image) = self.resolved(name, &container)? else {
+                return Err(failure(Reason::ImageMissing, format!("image {} is not in the store", container.image.reference)));
+            };
+            ready.push(make_ready(name, container, &image)?);
+        }
+        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(()) };
+        let (aim, sha256) = (work.aim, work.version.sha256);
+        self.tell(name, State::Staged, None);
+        self.tell(name, State::Starting, None);
+        self.set_phase(name, Phase::Starting);
+        self.reconcile(name, ready, Some(sha256));
+        if aim == Aim::Restore
+            && let Some(app) = self.app_mut(name)
+        {
+            app.work = None;
+        }
+        self.settle(name);
+        Ok(())
+    }
+
+    /// Makes the app's containers those of `wanted`: leaves alone, changes live, replaces, starts, stops.
+    fn reconcile(&mut self, name: &Name, wanted: Vec<Ready>, manifest: Option<Digest>) {
+        let now = self.now();
+        let held = self.held(name);
+        self.app_entry(name);
+        let Some(i) = self.apps.iter().position(|a| a.name == *name) else { return };
+        let Self { ctx, apps, .. } = self;
+        let app = &mut apps[i];
+        let old: Vec<Ready> = app.live.iter().map(|l| l.next.clone().unwrap_or_else(|| l.ready.clone())).collect();
+        for (container, change) in plan::changes(&old, &wanted) {
+            let ready = wanted.iter().find(|r| r.name == container).cloned();
+            let live = app.live.iter_mut().find(|l| l.key.container == container);
+            match (change, live, ready) {
+                (Change::Start, _, Some(ready)) => {
+                    let key = Key { app: name.clone(), container: container.clone() };
+                    let mut live = Live::new(ctx, key, ready, manifest.unwrap_or(Digest::of(b"")));
+                    if !held.contains(&container) {
+                        live.event(ctx, Event::Start, now);
+                    }
+                    app.live.push(live);
+                }
+                (Change::Keep | Change::Update, Some(live), Some(ready)) => {
+                    live.manifest = manifest.unwrap_or(live.manifest);
+                    if let Err(f) = live.update(ctx, ready) {
+                        (live.failure, live.begun) = (Some(f), false);
+                    }
+                    if !held.contains(&container) && live.life.is_over() {
+                        live.event(ctx, Event::Start, now);
+                    }
+                }
+                (Change::Replace, Some(live), Some(ready)) => {
+                    (live.next, live.doomed, live.begun, live.failure) = (Some(ready), false, false, None);
+                    live.manifest = manifest.unwrap_or(live.manifest);
+                    live.event(ctx, Event::Stop, now);
+                }
+                (Change::Stop, Some(live), _) => {
+                    (live.next, live.doomed) = (None, true);
+                    live.event(ctx, Event::Stop, now);
+                }
+                _ => {}
+            }
+        }
+        ctx.dirty = true;
+    }
+
+    fn held(&self, name: &Name) -> Vec<Name> {
+        desired::winner(&self.desired.entries, name, &self.ctx.settings.groups).map(|e| e.held.clone()).unwrap_or_default()
+    }
+
+    /// A deployment succeeds when every payload was exec'd, and fails when one could not be.
+    fn watch_start(&mut self, name: &Name) {
+        let Some(app) = self.app(name) else { return };
+        let wanted = || app.live.iter().filter(|l| !l.doomed);
+        if let Some(f) = wanted().filter(|l| !l.begun).find_map(|l| l.failure.clone()) {
+            return self.fail(name, f);
+        }
+        let up = wanted().all(|l| l.begun && l.next.is_none()) && app.live.iter().all(|l| !l.doomed);
+        if up {
+            self.commit(name);
+        }
+    }
+
+    fn commit(&mut self, name: &Name) {
+        let Some(work) = self.app_mut(name).and_then(|a| a.work.take()) else { return };
+        self.conclude(name, &work, State::Running, None);
+        self.collect();
+    }
+
+    fn finish_removal(&mut self, name: &Name) {
+        if self.app(name).is_none_or(|a| !a.live.is_empty()) {
+            return;
+        }
+        let Some(work) = self.app_mut(name).and_then(|a| a.work.take()) else { return };
+        self.conclude(name, &work, State::Removed, None);
+        self.collect();
+    }
+
+    /// A version that cannot run: the one before runs again, or went on running all the time.
+    fn fail(&mut self, name: &Name, f: Failure) {
+        let now = self.now();
+        let Some(app) = self.app_mut(name) else { return };
+        if let Some(work) = app.work.as_mut().filter(|w| w.aim == Aim::Restore) {
+            log::error!("cannot bring {name} back: {}", f.message);
+            work.retry = Some(now + RESTORE_RETRY);
+            return;
+        }
+        let Some(work) = app.work.take() else { return };
+        log::warn!("deployment of {name} failed: {}", f.message);
+        let kept = self.desired.entries.iter().find(|e| e.app == *name && e.origin == work.origin).and_then(|e| e.kept.clone());
+        match kept.filter(|k| !k.removal) {
+            Some(version) if work.phase == Phase::Starting => {
+                let app = self.app_entry(name);
+                app.work = Some(Work::new(work.origin.clone(), version, Aim::Restore));
+            }
+            Some(_) => {}
+            None => self.reconcile(name, Vec::new(), None),
+        }
+        self.conclude(name, &work, State::Failed, Some(f));
+        self.settle(name);
+    }
+
+    /// Puts a terminal state on record and tells it.
+    fn conclude(&mut self, name: &Name, work: &Work, state: State, f: Option<Failure>) {
+        let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *name && e.origin == work.origin) else { return };
+        if entry.newest.sha256 != work.version.sha256 || entry.newest.seq != work.version.seq {
+            return;
+        }
+        entry.newest = work.version.clone();
+        entry.state = state;
+        (entry.reason, entry.message) = f.map_or((None, None), |f| (Some(f.reason), Some(bounded(f.message))));
+        if state != State::Failed {
+            entry.kept = None;
+        }
+        let ack = entry_ack(entry);
+        if let Err(e) = self.store.save(&self.desired) {
+            log::error!("cannot record the state of {name}: {e}");
+        }
+        self.emit(&work.origin, ack);
+    }
+
+    /// Tells a step on the way. Restoring what ran before is nobody's news.
+    fn tell(&mut self, name: &Name, state: State, progress: Option<Download>) {
+        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()).filter(|w| w.aim == Aim::Deploy) else { return };
+        let origin = work.origin.clone();
+        let (seq, sha256) = (work.version.seq, work.version.sha256);
+        if let Some(e) = self.desired.entries.iter_mut().find(|e| e.app == *name && e.origin == origin) {
+            e.state = state;
+        }
+        self.emit(&origin, Ack { app: name.clone(), seq, sha256, state, reason: None, message: None, progress });
+    }
+}
+
+/// The last answer for an entry, as it would be told again.
+pub fn entry_ack(entry: &Entry) -> Ack {
+    Ack {
+        app: entry.app.clone(),
+        seq: entry.newest.seq,
+        sha256: entry.newest.sha256,
+        state: entry.state,
+        reason: entry.reason,
+        message: entry.message.clone(),
+        progress: None,
+    }
+}
+
+fn make_ready(app: &Name, container: Container, image: &crate::image::Record) -> Result<Ready, Failure> {
+    let spec = container::build(&container, &image.config, app.as_str())?;
+    let mut rules = Rules { restart: container.restart, stop: container.stop };
+    rules.stop.signal = rules.stop.signal.or(image.config.stop_signal);
+    Ok(Ready { name: container.name, image: container.image.reference.text, digest: image.digest, spec, rules, log: container.log })
+}
+
+/// Messages go on record; a record has a written maximum.
+fn bounded(mut message: String) -> String {
+    const MAX: usize = 1024;
+    if message.len() > MAX {
+        let end = (0..=MAX).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
+        message.truncate(end);
+    }
+    message
+}
