@@ -1,5 +1,12 @@
 //! Samples of what a container uses, and the figures made of them. Pure: reading is done elsewhere.
 
+pub mod device;
+mod human;
+mod rates;
+
+pub use human::{bytes, bytes_per_second, duration, percent};
+pub use rates::{Rates, rates};
+
 use serde::{Deserialize, Serialize};
 
 /// One reading of one container. `None` is a figure that this kernel cannot give; the reason stands in [`Sample::absent`].
@@ -46,4 +53,10 @@ pub struct Psi {
     pub memory: f32,
     /// Percent waiting for I/O.
     pub io: f32,
+}
+
+/// Bytes that the kernel cannot drop at once: all that is charged without inactive file pages. 0 when the two, which are read one after
+/// the other, cross.
+pub fn working_set(current: u64, inactive_file: u64) -> u64 {
+    current.saturating_sub(inactive_file)
 }

@@ -1,0 +1,111 @@
+//! Our parent group in every hierarchy, and switching v2 controllers on.
+
+use super::error::{Error, reason};
+use super::group::make_dirs;
+use super::{Layout, files};
+use nix::libc;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// v2 controllers from which limits or figures come.
+pub(super) const WANTED: [&str; 4] = ["memory", "cpu", "pids", "io"];
+
+impl Layout {
+    /// Makes the group `parent` (`wherry`) in every hierarchy that we use and switches the v2 controllers on down to its children.
+    /// Answers the controllers that this kernel or machine withholds, with why.
+    ///
+    /// # Errors
+    /// When the group cannot be made.
+    pub fn prepare(&self, parent: &str) -> Result<Vec<(String, String)>, Error> {
+        let group = self.group(parent);
+        group.make()?;
+        let mut missing = self.absent();
+        if let Some(memory) = self.v1_mount("memory") {
+            account_sub_groups(&Path::new(memory).join(parent));
+        }
+        if let Some(root) = &self.unified {
+            for (controller, why) in self.enable(root, parent) {
+                if !missing.iter().any(|(c, _)| *c == controller) {
+                    missing.push((controller, why));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Controllers that no hierarchy has.
+    fn absent(&self) -> Vec<(String, String)> {
+        let there = |v2: &str, v1: &[&str]| self.controllers.iter().any(|c| c == v2) || v1.iter().all(|c| self.v1_mount(c).is_some());
+        [("memory", &["memory"][..]), ("cpu", &["cpu", "cpuacct"]), ("pids", &["pids"]), ("io", &["blkio"])]
+            .iter()
+            .filter(|(v2, v1)| !there(v2, v1))
+            .map(|(v2, _)| ((*v2).to_owned(), symbol(v2).to_owned()))
+            .collect()
+    }
+
+    /// Switches the controllers that the v2 root offers on in every group from the root down to `path`, so that its children have them.
+    /// One at a time: a single write of several is refused as a whole when one of them is.
+    pub(super) fn enable(&self, root: &str, path: &str) -> Vec<(String, String)> {
+        let mut refused: Vec<(String, String)> = Vec::new();
+        if self.controllers.is_empty() {
+            return refused;
+        }
+        let mut dir = PathBuf::from(root);
+        let mut parts = path.split('/');
+        loop {
+            let on = files::read(&dir.join("cgroup.subtree_control")).unwrap_or_default();
+            for controller in WANTED.into_iter().filter(|c| self.controllers.iter().any(|k| k == c)) {
+                let known = on.split_ascii_whitespace().any(|c| c == controller) || refused.iter().any(|(c, _)| c == controller);
+                if !known && let Err(e) = files::write(&dir.join("cgroup.subtree_control"), &format!("+{controller}")) {
+                    refused.push((controller.to_owned(), refusal(controller, &dir, &e)));
+                }
+            }
+            match parts.next() {
+                Some(part) => dir.push(part),
+                None => return refused,
+            }
+        }
+    }
+}
+
+/// The kernel option behind a v2 controller.
+pub(super) fn symbol(controller: &str) -> &'static str {
+    match controller {
+        "memory" => "CONFIG_MEMCG, or cgroup_disable=memory on the kernel command line",
+        "cpu" => "CONFIG_CGROUP_SCHED",
+        "pids" => "CONFIG_CGROUP_PIDS",
+        _ => "CONFIG_BLK_CGROUP",
+    }
+}
+
+/// Why the kernel refused `+controller` in `dir`.
+fn refusal(controller: &str, dir: &Path, e: &io::Error) -> String {
+    match e.raw_os_error() {
+        // Documentation/admin-guide/cgroup-v2.rst, "CPU": with RT_GROUP_SCHED all real-time processes must be in the root group.
+        Some(libc::EINVAL) if controller == "cpu" => "a real-time process runs outside the root group (CONFIG_RT_GROUP_SCHED)".into(),
+        Some(libc::EBUSY) => format!("processes live in {} itself, so it cannot pass controllers on", dir.display()),
+        Some(libc::ENOENT) => format!("{} is not offered it by its parent group", dir.display()),
+        Some(libc::EOPNOTSUPP) => format!("{} is a threaded group", dir.display()),
+        _ => format!("{}: {}", dir.display(), reason(e)),
+    }
+}
+
+/// Before 5.11 a v1 memory group counted its sub-groups only if told so before it had any. Later kernels always do, and have the file
+/// for show; a refusal changes nothing that could be helped.
+fn account_sub_groups(dir: &Path) {
+    let file = dir.join("memory.use_hierarchy");
+    if files::read(&file).is_ok_and(|v| v.trim() == "0") {
+        let _ = files::write(&file, "1");
+    }
+}
+
+impl super::Group {
+    /// mkdir -p in every hierarchy.
+    pub(super) fn make(&self) -> Result<(), Error> {
+        self.valid()?;
+        for (root, _) in self.roots() {
+            make_dirs(root, self.path()).map_err(|(dir, e)| Error::io("create group", &dir, e))?;
+        }
+        Ok(())
+    }
+}
