@@ -92,6 +92,8 @@ pub struct AgentSettings {
     pub brokers: Vec<Broker>,
     /// Keeper's count of fresh starts.
     pub boot: u64,
+    /// Connections so far in this boot: count on from here.
+    pub conn: u64,
     /// Seconds between statistics, told in presence.
     pub interval_s: u32,
     /// Numeric user and group to become; `None` in an unprivileged test.
@@ -455,7 +457,21 @@ pub struct StatusReport {
 
 // ---- stage ----
 
-/// Keeper to stage: bring one image into the store.
+/// Keeper to stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToStage {
+    /// Bring one image into the store.
+    Pull(StageJob),
+    /// Remove every image and layer that none of `keep` needs, and all that was left half done. No answer.
+    Collect {
+        /// The data directory.
+        data: String,
+        /// Images that stay.
+        keep: Vec<Digest>,
+    },
+}
+
+/// One image to bring into the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageJob {
     /// The image.

@@ -353,7 +353,7 @@ impl Live {
     }
 
     /// The exit status as init wrote it; else as the kernel tells its parent, if that is still us.
-    fn how_ended(&self, ctx: &Context, pid: i32) -> Option<Ended> {
+    pub fn how_ended(&self, ctx: &Context, pid: i32) -> Option<Ended> {
         let waited = process::try_reap(pid).ok().flatten();
         // Killed from outside: whatever stands in the file, it was not init that ended it.
         if let Some(Ended::Signal(_)) = waited {
@@ -361,6 +361,16 @@ impl Live {
         }
         let written = exit_record::read(&ctx.runtime.dir(&self.key).join("exit")).ok().flatten();
         written.or(waited)
+    }
+
+    /// It was found ended by a keeper that did not see it end.
+    pub fn ended_unseen(&mut self, ctx: &mut Context, how: Option<Ended>, now: Duration) {
+        if !self.life.is_up() {
+            // The record is from before its last event: it had a process.
+            self.life.state = ContainerState::Running;
+        }
+        self.event(ctx, Event::Ended(how), now);
+        self.clean(ctx, now);
     }
 
     fn clean(&mut self, ctx: &mut Context, now: Duration) {

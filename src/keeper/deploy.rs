@@ -57,6 +57,13 @@ enum Phase {
 /// How long until an image that was there before is looked for again.
 const RESTORE_RETRY: Duration = Duration::from_secs(60);
 
+impl App {
+    /// The version that is being brought up, with the images it has so far.
+    pub fn version_in_work(&self) -> Option<&Version> {
+        self.work.as_ref().map(|w| &w.version)
+    }
+}
+
 impl Work {
     fn new(origin: Origin, version: Version, aim: Aim) -> Self {
         Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None }

@@ -1,6 +1,325 @@
-//! Keeper: root, one thread, no network. Owns the desired state and every decision.
+//! Keeper: root, one thread, no network. Owns the desired state and every decision; starts, watches and ends everything else.
+//!
+//! | room | what it decides or does |
+//! |---|---|
+//! | `requests` | THE table: who may ask what, when, why it is safe |
+//! | `desired` `plan` `lifecycle` `policy` `ring` | pure decisions: documents, versions, container life, what may be asked, output |
+//! | `deploy` | from a document to running containers |
+//! | `containers` | one live container |
+//! | `clients` `children` | the command line's connections; the agent and stage |
+//! | `store` `runtime` `adopt` | state on flash; records on tmpfs; taking over after a crash |
+//! | `report` `wire` | rows for people, payloads for the broker |
 
+mod adopt;
+mod children;
+mod clients;
+mod containers;
+mod context;
+mod deploy;
 pub mod desired;
 pub mod lifecycle;
 pub mod plan;
+mod policy;
+mod poll;
+mod report;
+pub mod requests;
+mod ring;
+mod runtime;
+mod start;
 pub mod store;
+mod wire;
+
+pub use start::main;
+
+use crate::ipc::{FromAgent, LinkState, Origin};
+use crate::keeper::children::{Agent, Stage};
+use crate::keeper::clients::Client;
+use crate::keeper::containers::Live;
+use crate::keeper::context::Context;
+use crate::keeper::deploy::App;
+use crate::keeper::lifecycle::Event;
+use crate::keeper::poll::{Key, Ready, Source};
+use crate::keeper::store::{Desired, Store};
+use crate::manifest::{Id, Name};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// Changes within this time become one `reported`.
+const REPORT_DELAY: Duration = Duration::from_millis(250);
+/// How often a child that ended in a hurry is looked after again.
+const REAP_DELAY: Duration = Duration::from_millis(50);
+/// How long the agent may take over its goodbye.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Everything that keeper knows.
+pub struct Keeper {
+    ctx: Context,
+    device: Id,
+    store: Store,
+    desired: Desired,
+    apps: Vec<App>,
+    stage: Option<Stage>,
+    agent: Agent,
+    clients: Vec<Client>,
+    next_client: u64,
+    listener: OwnedFd,
+    signals: SignalFd,
+    stats_due: Duration,
+    report_due: Option<Duration>,
+    /// Take over the program on disk at the end of this turn.
+    upgrade: bool,
+    leaving: Option<Leaving>,
+}
+
+/// On the way out.
+struct Leaving {
+    /// Containers go too (SIGINT), or stay for the next keeper (SIGTERM).
+    containers: bool,
+    /// When waiting ends.
+    deadline: Duration,
+}
+
+/// Why the loop ended.
+enum End {
+    /// All is done; containers stay if the flag says so.
+    Exit { containers_stay: bool },
+    /// Exec the program on disk.
+    Upgrade,
+}
+
+impl Keeper {
+    /// Time since boot.
+    fn now(&self) -> Duration {
+        crate::sys::time::boottime()
+    }
+
+    fn app(&self, name: &Name) -> Option<&App> {
+        self.apps.iter().find(|a| a.name == *name)
+    }
+
+    fn app_mut(&mut self, name: &Name) -> Option<&mut App> {
+        self.apps.iter_mut().find(|a| a.name == *name)
+    }
+
+    /// The app, made if it is not there.
+    fn app_entry(&mut self, name: &Name) -> &mut App {
+        let i = self.apps.iter().position(|a| a.name == *name).unwrap_or_else(|| {
+            self.apps.push(App { name: name.clone(), live: Vec::new(), work: None });
+            self.apps.len() - 1
+        });
+        &mut self.apps[i]
+    }
+
+    /// Does something with one container and carries its app on.
+    fn with(&mut self, key: &Key, act: impl FnOnce(&mut Live, &mut Context, Duration)) {
+        let now = self.now();
+        let Self { ctx, apps, .. } = self;
+        if let Some(live) = apps.iter_mut().flat_map(|a| a.live.iter_mut()).find(|l| l.key == *key) {
+            act(live, ctx, now);
+        }
+        self.settle(&key.app);
+    }
+
+    /// The one event loop.
+    fn run(&mut self) -> io::Result<End> {
+        loop {
+            for ready in self.ctx.poll.wait(self.timeout())? {
+                self.dispatch(ready);
+            }
+            self.on_time();
+            if self.upgrade {
+                return Ok(End::Upgrade);
+            }
+            if let Some(leaving) = &self.leaving
+                && self.may_leave(leaving)
+            {
+                return Ok(End::Exit { containers_stay: !leaving.containers });
+            }
+        }
+    }
+
+    fn dispatch(&mut self, ready: Ready) {
+        match ready.source {
+            Source::Signals => self.on_signal(),
+            Source::Listener => self.on_listener(),
+            Source::Client(id) => self.on_client(id, ready.readable, ready.writable),
+            Source::Agent => self.on_agent(),
+            Source::AgentExit => {
+                let now = self.now();
+                self.agent.on_exit(&mut self.ctx, now);
+            }
+            Source::Stage => self.on_stage(),
+            Source::StageExit => self.on_stage_exit(),
+            Source::Launch(key) => self.with(&key, |l, ctx, now| l.on_launch(ctx, now)),
+            Source::LaunchExit(key) => self.with(&key, |l, ctx, _| l.on_launcher_exit(ctx)),
+            Source::Pid1(key) => self.with(&key, |l, ctx, now| l.on_exit(ctx, now)),
+            Source::Log(key) => self.on_output(&key),
+            Source::Exec(id) => self.on_exec(id),
+            Source::ExecLaunchExit(id) => self.on_exec_launcher_exit(id),
+            Source::ExecExit(id) => self.on_exec_exit(id),
+        }
+    }
+
+    fn on_output(&mut self, key: &Key) {
+        let Self { ctx, apps, .. } = self;
+        let live = apps.iter_mut().flat_map(|a| a.live.iter_mut()).find(|l| l.key == *key);
+        if live.is_some_and(|l| l.on_output(ctx)) {
+            self.pump_all_logs();
+        }
+    }
+
+    // ---- time ----
+
+    fn timeout(&self) -> Option<Duration> {
+        let live = self.apps.iter().flat_map(|a| &a.live).filter_map(Live::due);
+        let work = self.apps.iter().filter_map(|a| a.work.as_ref()?.due());
+        let reap = self.ctx.has_dead().then(|| self.now() + REAP_DELAY);
+        let single = [
+            Some(self.stats_due),
+            self.report_due.or_else(|| self.ctx.dirty.then(|| self.now() + REPORT_DELAY)),
+            self.agent.due,
+            self.stage.as_ref().map(|s| s.deadline),
+            self.leaving.as_ref().map(|l| l.deadline),
+            reap,
+        ];
+        let next = live.chain(work).chain(single.into_iter().flatten()).min()?;
+        Some(next.saturating_sub(self.now()))
+    }
+
+    fn on_time(&mut self) {
+        let now = self.now();
+        self.ctx.reap();
+        self.tick_containers(now);
+        if self.agent.due.is_some_and(|due| now >= due) && self.leaving.is_none() {
+            self.agent.start(&mut self.ctx, now);
+        }
+        if self.stage.as_ref().is_some_and(|s| now >= s.deadline) {
+            self.kill_stage();
+        }
+        if now >= self.stats_due {
+            self.stats_due = now + Duration::from_secs(self.ctx.settings.interval_s.into());
+            self.publish_stats();
+        }
+        self.report_if_due(now);
+    }
+
+    fn tick_containers(&mut self, now: Duration) {
+        let Self { ctx, apps, .. } = self;
+        let mut touched = Vec::new();
+        for app in apps.iter_mut() {
+            let before = touched.len();
+            for live in app.live.iter_mut().filter(|l| l.due().is_some_and(|due| now >= due)) {
+                live.tick(ctx, now);
+                touched.push(app.name.clone());
+            }
+            if touched.len() == before && app.work.as_ref().and_then(|w| w.due()).is_some_and(|due| now >= due) {
+                touched.push(app.name.clone());
+            }
+        }
+        touched.dedup();
+        for name in touched {
+            self.settle(&name);
+        }
+    }
+
+    fn report_if_due(&mut self, now: Duration) {
+        if self.ctx.dirty && self.report_due.is_none() {
+            self.ctx.dirty = false;
+            self.report_due = Some(now + REPORT_DELAY);
+        }
+        if self.report_due.is_some_and(|due| now >= due) {
+            self.report_due = None;
+            self.publish_reported();
+        }
+    }
+
+    // ---- agent ----
+
+    fn from_agent(&mut self, message: FromAgent) {
+        let greeted = !matches!(message, FromAgent::Hello { .. });
+        if !requests::permitted(requests::of_agent(&message), requests::Asker::Agent, greeted) {
+            log::error!("the agent sent what it may not, it is ended");
+            return self.agent.kill();
+        }
+        match message {
+            FromAgent::Hello { .. } => self.configure_agent(),
+            FromAgent::Desired { origin, app, payload } => self.on_desired(&origin, &app, &payload),
+            FromAgent::Command { id, retained, payload } => self.on_command(id, retained, &payload),
+            FromAgent::Oversize { origin, app, bytes } => self.on_oversize(&origin, &app, bytes),
+            FromAgent::Link(link) => self.on_link(link),
+        }
+    }
+
+    fn on_desired(&mut self, origin: &Origin, app: &Name, payload: &[u8]) {
+        // The command line's authority is not the network's to borrow.
+        let known = match origin {
+            Origin::Device => true,
+            Origin::Group(g) => self.ctx.settings.groups.contains(g),
+            Origin::Local => false,
+        };
+        if !known || payload.is_empty() {
+            return log::warn!("a document for {app} came by a topic that is not ours, or empty: ignored");
+        }
+        if let Err(f) = self.submit(origin, Some(app), payload) {
+            log::warn!("document for {app} refused: {}", f.message);
+        }
+    }
+
+    fn on_link(&mut self, link: crate::ipc::Link) {
+        let online = link.state == LinkState::Online && self.agent.link.state != LinkState::Online;
+        if link.conn != self.agent.link.conn
+            && let Err(e) = self.ctx.runtime.set_number("conn", link.conn)
+        {
+            log::warn!("cannot keep the connection count: {e}");
+        }
+        self.agent.link = link;
+        if online {
+            self.publish_reported();
+            self.publish_get();
+        }
+    }
+
+    // ---- signals and the way out ----
+
+    fn on_signal(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGTERM) => self.leave(false),
+                Ok(Signal::SIGINT) => self.leave(true),
+                Ok(Signal::SIGHUP) => self.upgrade = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// SIGTERM is what a service manager sends at a restart: containers stay, the next keeper adopts them. SIGINT is a person's Ctrl-C: all goes.
+    fn leave(&mut self, containers: bool) {
+        let now = self.now();
+        let patience = if containers { Duration::from_secs(60) } else { GOODBYE };
+        let containers = containers || self.leaving.as_ref().is_some_and(|l| l.containers);
+        self.leaving = Some(Leaving { containers, deadline: now + patience });
+        self.agent.send(&self.ctx, &crate::ipc::ToAgent::Goodbye);
+        if containers {
+            let Self { ctx, apps, .. } = self;
+            for live in apps.iter_mut().flat_map(|a| a.live.iter_mut()) {
+                (live.next, live.doomed) = (None, true);
+                live.event(ctx, Event::Stop, now);
+            }
+            let names: Vec<Name> = self.apps.iter().map(|a| a.name.clone()).collect();
+            for name in names {
+                if let Some(app) = self.app_mut(&name) {
+                    app.work = None;
+                }
+                self.settle(&name);
+            }
+        }
+    }
+
+    fn may_leave(&self, leaving: &Leaving) -> bool {
+        let gone = !leaving.containers || self.apps.iter().all(|a| a.live.is_empty());
+        (gone && self.agent.pid().is_none()) || self.now() >= leaving.deadline
+    }
+}

@@ -62,3 +62,24 @@ pub fn recv(sock: impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)
 pub fn peer(sock: impl AsFd) -> io::Result<UnixCredentials> {
     Ok(getsockopt(&sock.as_fd(), sockopt::PeerCredentials)?)
 }
+
+/// Listens at a path. A socket left there by a keeper before is replaced; who may connect is the file's mode and group.
+pub fn listen(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{Backlog, UnixAddr, bind, listen, socket};
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&fd, Backlog::new(16)?)?;
+    Ok(fd)
+}
+
+/// Accepts one connection, close-on-exec.
+pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
+    let raw = nix::sys::socket::accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}

@@ -1,0 +1,115 @@
+//! The one recovery path: start, upgrade, panic and kill -9 all come here. What runs is found by its record, never by guessing.
+
+use crate::keeper::context::Context;
+use crate::keeper::containers::Live;
+use crate::keeper::lifecycle::Event;
+use crate::keeper::poll::Key;
+use crate::keeper::runtime::{Phase, Record, start_time};
+use crate::sys::fd::read_file;
+use crate::sys::process;
+use crate::sys::signal::{pidfd_open, pidfd_send};
+use nix::libc;
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// Takes over every container on record; ends and removes what no record vouches for.
+pub fn adopt(ctx: &mut Context, now: Duration) -> io::Result<Vec<Live>> {
+    let mut found = Vec::new();
+    for (key, record) in ctx.runtime.records()? {
+        match record {
+            Some(record) if record.boot_id == ctx.boot_id && record.phase != Phase::Intent => found.push(take_over(ctx, key, record, now)?),
+            // Of another boot, half written, or without a process: whatever its group holds never got `Go` and exits by itself.
+            _ => discard(ctx, &key),
+        }
+    }
+    end_strays(ctx, &found);
+    Ok(found)
+}
+
+fn take_over(ctx: &mut Context, key: Key, record: Record, now: Duration) -> io::Result<Live> {
+    let Phase::Process { pid, start } = record.phase else { return Err(io::Error::other("record without a process")) };
+    let running = same_process(pid, start, &record.group);
+    let alive = running.is_some();
+    let mut live = Live::adopt(ctx, key, record, running.map(|fd| (pid, fd)))?;
+    if alive {
+        log::info!("adopted {} (pid {pid})", live.key);
+        // Keeper may have died between exec and its note of it.
+        live.event(ctx, Event::Started, now);
+    } else {
+        let how = live.how_ended(ctx, pid);
+        log::info!("{} ended while keeper was away: {how:?}", live.key);
+        live.ended_unseen(ctx, how, now);
+    }
+    Ok(live)
+}
+
+/// The pidfd of a process that is the one on record: opened first, compared second, asked last, so that the number cannot come to mean another
+/// process in between.
+fn same_process(pid: i32, start: u64, group: &str) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(pid).ok()?;
+    let same = start_time(pid).is_ok_and(|s| s == start) && in_group(pid, group) && pidfd_send(&pidfd, 0).is_ok() && !is_zombie(pid);
+    same.then_some(pidfd)
+}
+
+fn in_group(pid: i32, group: &str) -> bool {
+    const MAX: usize = 16 * 1024;
+    let text = read_file(format!("/proc/{pid}/cgroup"), MAX).unwrap_or_default();
+    // `hierarchy:controllers:path`; the path may continue below the container's own group.
+    String::from_utf8_lossy(&text).lines().filter_map(|l| l.splitn(3, ':').nth(2)).any(|path| {
+        let below = path.trim_start_matches('/').strip_prefix(group);
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+fn is_zombie(pid: i32) -> bool {
+    const MAX: usize = 4096;
+    let text = read_file(format!("/proc/{pid}/stat"), MAX).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+}
+
+fn discard(ctx: &Context, key: &Key) {
+    log::warn!("{key} was never started whole: what is left of it is removed");
+    let group = ctx.layout.group(&ctx.group_path(key));
+    let _ = group.kill();
+    if let Err(e) = ctx.runtime.forget(key) {
+        log::warn!("cannot remove the runtime directory of {key}: {e}");
+    }
+}
+
+/// Kills and removes groups below ours that belong to no container on record.
+fn end_strays(ctx: &Context, found: &[Live]) {
+    let known: BTreeSet<&str> = found.iter().map(Live::group_path).collect();
+    for app in ctx.layout.children(&ctx.settings.cgroup) {
+        let app = format!("{}/{app}", ctx.settings.cgroup);
+        for container in ctx.layout.children(&app) {
+            let path = format!("{app}/{container}");
+            if !known.contains(path.as_str()) {
+                log::warn!("group {path} belongs to no container on record: it is ended");
+                let group = ctx.layout.group(&path);
+                let _ = group.kill();
+                // Tasks die asynchronously; what stays now goes at the next start of keeper or of the container.
+                let _ = group.remove();
+            }
+        }
+    }
+}
+
+/// Roles of the keeper before us (same pid, other program) are still our children: they have lost their socket and are ended.
+pub fn end_old_roles(keep: &[i32]) {
+    const MAX: usize = 64 * 1024;
+    let pid = std::process::id();
+    let text = read_file(format!("/proc/self/task/{pid}/children"), MAX).unwrap_or_default();
+    for child in String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
+        if keep.contains(&child) {
+            continue;
+        }
+        if let Ok(pidfd) = pidfd_open(child) {
+            let _ = pidfd_send(&pidfd, libc::SIGKILL);
+        }
+        let _ = process::reap(child);
+    }
+}
+

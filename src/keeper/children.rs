@@ -1,0 +1,318 @@
+//! Keeper's own children: the agent, and stage while an image is brought in. Spawned, watched, never waited for.
+
+use crate::image::Digest;
+use crate::ipc::{AgentSettings, Conn, Failure, FromAgent, FromStage, Link, LinkState, StageJob, ToAgent, ToStage, encode};
+use crate::keeper::Keeper;
+use crate::keeper::context::Context;
+use crate::keeper::deploy::App;
+use crate::keeper::poll::{Source, Token};
+use crate::manifest::{Container, Name};
+use crate::protocol::Reason;
+use crate::sys::fd::set_nonblocking;
+use crate::sys::process::Child;
+use crate::sys::signal::pidfd_send;
+use nix::libc;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Frames that may wait for the agent. An agent that takes none for so long is hung: it is ended and started anew.
+const AGENT_QUEUE: usize = 256;
+/// First delay before the agent is started again; doubles up to [`AGENT_MAX_DELAY`].
+const AGENT_DELAY: Duration = Duration::from_millis(500);
+const AGENT_MAX_DELAY: Duration = Duration::from_secs(60);
+/// An agent that lived this long was not crashing.
+const AGENT_STABLE: Duration = Duration::from_secs(60);
+/// Beyond stage's own timeout, before it is killed.
+const STAGE_GRACE: Duration = Duration::from_secs(10);
+
+/// The agent, running or to be started.
+#[derive(Default)]
+pub struct Agent {
+    running: Option<Running>,
+    queue: VecDeque<Vec<u8>>,
+    /// Times it was started again.
+    pub restarts: u32,
+    streak: u32,
+    /// When to start it.
+    pub due: Option<Duration>,
+    /// What it said last of its link.
+    pub link: Link,
+}
+
+struct Running {
+    child: Child,
+    exit: Token,
+    conn: Conn,
+    token: Token,
+    since: Duration,
+    configured: bool,
+}
+
+impl Agent {
+    /// Its process id.
+    pub fn pid(&self) -> Option<i32> {
+        self.running.as_ref().map(|r| r.child.pid)
+    }
+
+    /// Starts it.
+    pub fn start(&mut self, ctx: &mut Context, now: Duration) {
+        self.due = None;
+        if let Err(e) = self.try_start(ctx, now) {
+            log::error!("cannot start the agent: {e}");
+            self.again(now);
+        }
+    }
+
+    fn try_start(&mut self, ctx: &mut Context, now: Duration) -> io::Result<()> {
+        let (conn, theirs) = Conn::pair()?;
+        let child = ctx.spawn("agent", &[theirs.as_fd()])?;
+        set_nonblocking(conn.as_fd())?;
+        let exit = ctx.poll.add(&child.pidfd, Source::AgentExit)?;
+        let token = ctx.poll.add(&conn, Source::Agent)?;
+        self.running = Some(Running { child, exit, conn, token, since: now, configured: false });
+        Ok(())
+    }
+
+    fn again(&mut self, now: Duration) {
+        let delay = AGENT_DELAY.saturating_mul(1 << self.streak.min(10)).min(AGENT_MAX_DELAY);
+        self.streak += 1;
+        self.restarts += 1;
+        self.due = Some(now + delay);
+    }
+
+    /// It ended, or was ended.
+    pub fn on_exit(&mut self, ctx: &mut Context, now: Duration) {
+        let Some(running) = self.running.take() else { return };
+        ctx.poll.remove(&running.child.pidfd, running.exit);
+        ctx.poll.remove(&running.conn, running.token);
+        if now.saturating_sub(running.since) >= AGENT_STABLE {
+            self.streak = 0;
+        }
+        log::warn!("the agent (pid {}) ended", running.child.pid);
+        ctx.reap_later(running.child);
+        self.queue.clear();
+        self.link = Link { state: LinkState::Down, conn: self.link.conn, ..Link::default() };
+        self.again(now);
+    }
+
+    /// Ends it for good or ill; its exit brings a new one.
+    pub fn kill(&self) {
+        if let Some(running) = &self.running {
+            let _ = pidfd_send(&running.child.pidfd, libc::SIGKILL);
+        }
+    }
+
+    /// Queues one message. Never waits.
+    pub fn send(&mut self, ctx: &Context, message: &ToAgent) {
+        if !self.running.as_ref().is_some_and(|r| r.configured) {
+            return;
+        }
+        match encode(message) {
+            Ok(frame) => self.queue.push_back(frame),
+            Err(e) => log::error!("cannot send to the agent: {e}"),
+        }
+        self.flush(ctx);
+        if self.queue.len() > AGENT_QUEUE {
+            log::error!("the agent takes no messages, it is started again");
+            self.queue.clear();
+            self.kill();
+        }
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub fn flush(&mut self, ctx: &Context) {
+        let Some(running) = &self.running else { return };
+        while let Some(frame) = self.queue.front() {
+            match crate::sys::socket::send(&running.conn, frame, &[]) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                // It is gone; its pidfd says so next.
+                Err(_) => return self.queue.clear(),
+            }
+        }
+        let _ = ctx.poll.interest(&running.conn, running.token, true, !self.queue.is_empty());
+    }
+
+    /// One message of it, if there is one. A garbled one ends it: this is the process that talks to strangers.
+    pub fn receive(&mut self) -> Option<FromAgent> {
+        let running = self.running.as_ref()?;
+        match running.conn.recv::<FromAgent>() {
+            Ok(message) => message,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            Err(e) => {
+                log::error!("the agent sent garbage ({e}), it is ended");
+                self.kill();
+                None
+            }
+        }
+    }
+
+    /// Answers its hello. Certificates and keys are read by root here and go over as open files: the agent's user cannot open them.
+    fn configure(&mut self, ctx: &Context, device: &crate::manifest::Id) -> io::Result<()> {
+        let settings = &ctx.settings;
+        let mut files: Vec<File> = Vec::new();
+        for path in settings.brokers.iter().flat_map(crate::config::Broker::files) {
+            files.push(File::open(path).map_err(|e| io::Error::new(e.kind(), format!("cannot open {path}: {e}")))?);
+        }
+        let message = ToAgent::Configure(AgentSettings {
+            device: device.clone(),
+            root: settings.root.clone(),
+            groups: settings.groups.clone(),
+            brokers: settings.brokers.iter().map(crate::config::Broker::for_agent).collect(),
+            boot: ctx.boot,
+            conn: self.link.conn.max(ctx.runtime.number("conn").unwrap_or(0)),
+            interval_s: settings.interval_s,
+            uid: Some(settings.users.agent),
+        });
+        let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        let Some(running) = &mut self.running else { return Ok(()) };
+        running.conn.send_with(&message, &fds)?;
+        running.configured = true;
+        Ok(())
+    }
+}
+
+/// Stage at work on one image of one app.
+pub struct Stage {
+    app: Name,
+    container: Name,
+    child: Child,
+    exit: Token,
+    conn: Conn,
+    token: Token,
+    /// When it is killed.
+    pub deadline: Duration,
+    result: Option<Result<Digest, Failure>>,
+}
+
+impl Keeper {
+    /// The agent's socket is ready.
+    pub fn on_agent(&mut self) {
+        // A bounded number in one turn: a flood from the network must not keep keeper from its containers.
+        for _ in 0..16 {
+            let Some(message) = self.agent.receive() else { break };
+            self.from_agent(message);
+        }
+        self.agent.flush(&self.ctx);
+    }
+
+    /// Answers the agent's first message.
+    pub fn configure_agent(&mut self) {
+        if let Err(e) = self.agent.configure(&self.ctx, &self.device) {
+            log::error!("cannot configure the agent: {e}");
+            self.agent.link.error = Some(e.to_string());
+        }
+    }
+
+    /// Starts bringing in the image of one container.
+    pub fn start_stage(&mut self, app: &Name, container: &Container) -> io::Result<()> {
+        let (conn, theirs) = Conn::pair()?;
+        let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
+        let limits = &self.ctx.settings.limits;
+        let job = ToStage::Pull(StageJob {
+            reference: container.image.reference.clone(),
+            digest: container.image.digest,
+            data: self.ctx.settings.data_dir.clone(),
+            max_bytes: container.image.unpacked.map_or(limits.max_image_bytes, |n| n.min(limits.max_image_bytes)),
+            max_inodes: limits.max_image_inodes,
+            timeout_s: limits.fetch_timeout_s,
+            hash_uid: self.ctx.settings.users.hash,
+        });
+        conn.send(&job)?;
+        set_nonblocking(conn.as_fd())?;
+        let exit = self.ctx.poll.add(&child.pidfd, Source::StageExit)?;
+        let token = self.ctx.poll.add(&conn, Source::Stage)?;
+        let deadline = self.now() + Duration::from_secs(limits.fetch_timeout_s.into()) + STAGE_GRACE;
+        let container = container.name.clone();
+        self.stage = Some(Stage { app: app.clone(), container, child, exit, conn, token, deadline, result: None });
+        Ok(())
+    }
+
+    /// Stage's socket is ready.
+    pub fn on_stage(&mut self) {
+        loop {
+            let Some(stage) = &mut self.stage else { return };
+            match stage.conn.recv::<FromStage>() {
+                Ok(Some(FromStage::Progress(progress))) => {
+                    let app = stage.app.clone();
+                    self.fetching(&app, progress);
+                }
+                Ok(Some(FromStage::Ready(record))) => stage.result = Some(Ok(record.digest)),
+                Ok(Some(FromStage::Failed(failure))) => stage.result = Some(Err(failure)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // End of file, or garbage: its exit is dealt with next.
+                Ok(None) | Err(_) => {
+                    let _ = pidfd_send(&stage.child.pidfd, libc::SIGKILL);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Stage ended: what it said last is the answer.
+    pub fn on_stage_exit(&mut self) {
+        self.on_stage();
+        let Some(stage) = self.take_stage() else { return };
+        let died = || Failure { reason: Reason::Internal, message: "stage ended without an answer (killed for memory?)".into() };
+        let result = stage.result.unwrap_or_else(|| Err(died()));
+        self.staged(&stage.app, &stage.container, result);
+    }
+
+    /// Stage has taken too long, although it watches the clock itself.
+    pub fn kill_stage(&mut self) {
+        if let Some(stage) = &mut self.stage {
+            stage.result = Some(Err(Failure { reason: Reason::Timeout, message: "bringing in the image took too long".into() }));
+            let _ = pidfd_send(&stage.child.pidfd, libc::SIGKILL);
+            stage.deadline += STAGE_GRACE;
+        }
+    }
+
+    /// The work it was for is no longer wanted.
+    pub fn stop_stage_of(&mut self, app: &Name) {
+        if self.stage.as_ref().is_some_and(|s| s.app == *app)
+            && let Some(stage) = self.take_stage()
+        {
+            let _ = pidfd_send(&stage.child.pidfd, libc::SIGKILL);
+            self.ctx.reap_later(stage.child);
+        }
+    }
+
+    fn take_stage(&mut self) -> Option<Stage> {
+        let stage = self.stage.take()?;
+        self.ctx.poll.remove(&stage.child.pidfd, stage.exit);
+        self.ctx.poll.remove(&stage.conn, stage.token);
+        self.ctx.reap();
+        Some(stage)
+    }
+
+    /// Has what no document names any more removed from the store, by a stage of its own: deleting a thousand files on slow flash takes a while.
+    pub fn collect(&mut self) {
+        let recorded = self.desired.entries.iter().flat_map(|e| std::iter::once(&e.newest).chain(e.kept.as_ref()));
+        let versions = recorded.chain(self.apps.iter().filter_map(App::version_in_work)).filter(|v| !v.removal);
+        let (mut images, mut manifests) = (Vec::new(), Vec::new());
+        for version in versions {
+            images.extend(version.images.iter().map(|(_, d)| *d));
+            manifests.push(version.sha256);
+        }
+        if let Err(e) = self.store.forget_manifests(&manifests) {
+            log::warn!("cannot remove old documents: {e}");
+        }
+        if self.stage.is_some() {
+            return;
+        }
+        let started = (|| {
+            let (conn, theirs) = Conn::pair()?;
+            let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
+            conn.send(&ToStage::Collect { data: self.ctx.settings.data_dir.clone(), keep: images })?;
+            let _: OwnedFd = conn.into();
+            io::Result::Ok(child)
+        })();
+        match started {
+            Ok(child) => self.ctx.reap_later(child),
+            Err(e) => log::warn!("cannot clean the image store: {e}"),
+        }
+    }
+}

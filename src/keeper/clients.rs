@@ -1,0 +1,564 @@
+//! Connections of the command line: one request at a time each, answered by events, never waited for.
+
+use crate::image::Digest;
+use crate::ipc::{
+    Ack, Conn, ExecJob, Failure, FromLaunch, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode,
+};
+use crate::keeper::Keeper;
+use crate::keeper::containers::Live;
+use crate::keeper::lifecycle::Event;
+use crate::keeper::poll::{Source, Token};
+use crate::keeper::requests::{self, Asker};
+use crate::keeper::{desired, report};
+use crate::manifest::Name;
+use crate::protocol::{ContainerState, Reason};
+use crate::sys::process::{self, Child, Ended};
+use crate::sys::signal::pidfd_send;
+use nix::libc;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Most connections at once.
+pub const MAX_CLIENTS: usize = 64;
+/// Replies that may wait for one connection; one that takes none is cut off.
+const QUEUE: usize = 512;
+/// Bytes of output in one frame.
+const LOG_CHUNK: usize = 32 * 1024;
+
+/// One connection.
+pub struct Client {
+    id: u64,
+    conn: Conn,
+    token: Token,
+    asker: Asker,
+    queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    op: Op,
+}
+
+/// What a connection waits for.
+#[derive(Default)]
+enum Op {
+    #[default]
+    Idle,
+    /// Acks of one document.
+    Acks { app: Name, sha256: Digest },
+    /// All of these are over.
+    Stopped(Scope),
+    /// All of these run again.
+    Running(Scope),
+    /// One is over; its exit status.
+    Ended(Scope),
+    /// Output from a position on.
+    Logs { of: Scope, position: u64, follow: bool },
+    /// A program in a container.
+    Exec(Box<Exec>),
+}
+
+struct Exec {
+    conn: Option<(Conn, Token)>,
+    launcher: Option<(Child, Token)>,
+    process: Option<(i32, OwnedFd, Token)>,
+    failure: Option<Failure>,
+}
+
+impl Keeper {
+    /// Somebody connects.
+    pub fn on_listener(&mut self) {
+        // One a turn: the listening socket stays readable while more wait.
+        let conn = match crate::sys::socket::accept(&self.listener) {
+            Ok(conn) => Conn::new(conn),
+            Err(e) => return log::debug!("cannot accept a connection: {e}"),
+        };
+        if let Err(e) = self.welcome(conn) {
+            log::warn!("connection refused: {e}");
+        }
+    }
+
+    fn welcome(&mut self, conn: Conn) -> io::Result<()> {
+        let peer = crate::sys::socket::peer(&conn)?;
+        // The socket's mode and group have let it in; the kernel's word decides what it may.
+        let asker = if peer.uid() == 0 { Asker::Root } else { Asker::Member };
+        if self.clients.len() >= MAX_CLIENTS {
+            return Err(io::Error::other(format!("{MAX_CLIENTS} connections are open already")));
+        }
+        crate::sys::fd::set_nonblocking(conn.as_fd())?;
+        let id = self.next_client;
+        self.next_client += 1;
+        let token = self.ctx.poll.add(&conn, Source::Client(id))?;
+        self.clients.push(Client { id, conn, token, asker, queue: VecDeque::new(), op: Op::Idle });
+        Ok(())
+    }
+
+    fn client(&mut self, id: u64) -> Option<&mut Client> {
+        self.clients.iter_mut().find(|c| c.id == id)
+    }
+
+    /// A connection is ready.
+    pub fn on_client(&mut self, id: u64, readable: bool, writable: bool) {
+        if writable {
+            self.flush_client(id);
+            self.pump_logs(id);
+        }
+        if !readable {
+            return;
+        }
+        let Some(client) = self.client(id) else { return };
+        match client.conn.recv_with::<Request>() {
+            Ok(Some((request, fds))) => self.on_request(id, request, fds),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(None) => self.drop_client(id),
+            Err(e) => {
+                log::warn!("a request cannot be read: {e}");
+                self.refuse(id, Reason::Internal, e.to_string());
+                self.flush_client(id);
+                self.drop_client(id);
+            }
+        }
+    }
+
+    fn drop_client(&mut self, id: u64) {
+        let Some(i) = self.clients.iter().position(|c| c.id == id) else { return };
+        let client = self.clients.remove(i);
+        self.ctx.poll.remove(&client.conn, client.token);
+        if let Op::Exec(exec) = client.op {
+            self.drop_exec(*exec);
+        }
+    }
+
+    /// Nobody is left to tell how it ends; with its terminal or pipes closed it gets SIGHUP or EPIPE by itself.
+    fn drop_exec(&mut self, exec: Exec) {
+        if let Some((conn, token)) = exec.conn {
+            self.ctx.poll.remove(&conn, token);
+        }
+        if let Some((child, token)) = exec.launcher {
+            self.ctx.poll.remove(&child.pidfd, token);
+            self.ctx.reap_later(child);
+        }
+        if let Some((pid, pidfd, token)) = exec.process {
+            self.ctx.poll.remove(&pidfd, token);
+            self.ctx.reap_later(Child { pid, pidfd });
+        }
+    }
+
+    fn reply(&mut self, id: u64, reply: &Reply) {
+        self.reply_with(id, reply, Vec::new());
+    }
+
+    fn reply_with(&mut self, id: u64, reply: &Reply, fds: Vec<OwnedFd>) {
+        let Some(client) = self.client(id) else { return };
+        match encode(reply) {
+            Ok(frame) => client.queue.push_back((frame, fds)),
+            Err(e) => log::error!("cannot answer: {e}"),
+        }
+        self.flush_client(id);
+    }
+
+    fn refuse(&mut self, id: u64, reason: Reason, message: impl Into<String>) {
+        self.reply(id, &Reply::Error(Failure { reason, message: message.into() }));
+    }
+
+    fn flush_client(&mut self, id: u64) {
+        let Some(i) = self.clients.iter().position(|c| c.id == id) else { return };
+        let client = &mut self.clients[i];
+        let mut gone = client.queue.len() > QUEUE;
+        while let Some((frame, fds)) = client.queue.front() {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match crate::sys::socket::send(&client.conn, frame, &fds) {
+                Ok(()) => drop(client.queue.pop_front()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    gone = true;
+                    break;
+                }
+            }
+        }
+        let _ = self.ctx.poll.interest(&client.conn, client.token, true, !client.queue.is_empty());
+        if gone {
+            self.drop_client(id);
+        }
+    }
+
+    // ---- requests ----
+
+    fn on_request(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
+        let Some(client) = self.client(id) else { return };
+        let (name, asker) = (requests::of_request(&request), client.asker);
+        if !requests::permitted(name, asker, true) {
+            return self.refuse(id, Reason::Policy, format!("only root may ask for {name}"));
+        }
+        if !matches!(client.op, Op::Idle) {
+            return self.refuse(id, Reason::Internal, "the request before is still in work on this connection");
+        }
+        match request {
+            Request::Version => self.reply(id, &report::version(self)),
+            Request::List => self.reply_apps(id),
+            Request::Status => self.reply_status(id),
+            Request::Stats => self.reply_stats(id),
+            Request::Info { app } => self.reply_info(id, &app),
+            Request::Apply { payload } => self.apply(id, &payload),
+            Request::Remove { app, volumes } => self.remove(id, &app, volumes),
+            Request::Start(scope) => self.by_hand(id, scope, Hand::Start),
+            Request::Stop(scope) => self.by_hand(id, scope, Hand::Stop),
+            Request::Restart(scope) => self.by_hand(id, scope, Hand::Restart),
+            Request::Wait(scope) => self.await_end(id, scope),
+            Request::Logs { of, follow, tail } => self.logs(id, of, follow, tail),
+            Request::Exec(args) => self.exec(id, args, fds),
+            Request::Upgrade => {
+                self.reply(id, &Reply::Done);
+                self.upgrade = true;
+            }
+        }
+    }
+
+    fn set_op(&mut self, id: u64, op: Op) {
+        if let Some(client) = self.client(id) {
+            client.op = op;
+        }
+    }
+
+    fn reply_apps(&mut self, id: u64) {
+        let apps = report::apps(self);
+        self.reply(id, &Reply::Apps(apps));
+    }
+
+    fn reply_status(&mut self, id: u64) {
+        let status = report::status(self);
+        self.reply(id, &Reply::Status(status));
+    }
+
+    fn reply_stats(&mut self, id: u64) {
+        let (device, rows) = report::stats(self);
+        self.reply(id, &Reply::Stats { device, rows });
+    }
+
+    fn reply_info(&mut self, id: u64, app: &Name) {
+        match report::info(self, app) {
+            Some(text) => self.reply(id, &Reply::Text(text)),
+            None => self.no_such(id, app, None),
+        }
+    }
+
+    fn no_such(&mut self, id: u64, app: &Name, container: Option<&Name>) {
+        let what = container.map_or_else(|| format!("app {app}"), |c| format!("container {app}/{c}"));
+        self.refuse(id, Reason::BadValue, format!("there is no {what} (see `wherry ls`)"));
+    }
+
+    fn apply(&mut self, id: u64, payload: &[u8]) {
+        let sha256 = Digest::of(payload);
+        let app = match crate::manifest::parse(payload) {
+            Ok(m) => m.app,
+            Err(faults) => return self.refuse(id, faults.first_reason(), faults.to_string()),
+        };
+        self.set_op(id, Op::Acks { app, sha256 });
+        if let Err(f) = self.submit(&Origin::Local, None, payload) {
+            self.set_op(id, Op::Idle);
+            self.reply(id, &Reply::Error(f));
+        }
+    }
+
+    /// A local removal is a local tombstone.
+    fn remove(&mut self, id: u64, app: &Name, volumes: bool) {
+        let Some(entry) = self.desired.entries.iter().find(|e| e.app == *app && !desired::is_gone(e)) else {
+            return self.no_such(id, app, None);
+        };
+        if entry.origin != Origin::Local {
+            return self.refuse(id, Reason::Policy, format!("app {app} belongs to the fleet; publish a document with \"remove\": true there"));
+        }
+        let seq = entry.mark.map_or(String::new(), |m| format!(",\"seq\":{}", m + 1));
+        let tombstone = format!("{{\"wherry\":1,\"app\":\"{app}\"{seq},\"remove\":true,\"volumes\":{volumes}}}");
+        self.apply(id, tombstone.as_bytes());
+    }
+
+    /// Acks go to whoever waits for them.
+    pub fn tell_clients(&mut self, ack: &Ack) {
+        let waits = |c: &&Client| matches!(&c.op, Op::Acks { app, sha256 } if *app == ack.app && *sha256 == ack.sha256);
+        let ids: Vec<u64> = self.clients.iter().filter(waits).map(|c| c.id).collect();
+        for id in ids {
+            self.reply(id, &Reply::Ack(ack.clone()));
+            if ack.state.is_terminal() || ack.state == crate::protocol::State::Held {
+                self.set_op(id, Op::Idle);
+                self.reply(id, &Reply::Done);
+            }
+        }
+    }
+
+    // ---- by hand ----
+
+    fn in_scope(&mut self, scope: &Scope) -> Vec<&mut Live> {
+        let fits = |l: &&mut Live| scope.container.as_ref().is_none_or(|c| *c == l.key.container);
+        self.apps.iter_mut().filter(|a| a.name == scope.app).flat_map(|a| a.live.iter_mut()).filter(fits).collect()
+    }
+
+    fn by_hand(&mut self, id: u64, scope: Scope, hand: Hand) {
+        let names: Vec<Name> = self.in_scope(&scope).iter().map(|l| l.key.container.clone()).collect();
+        if names.is_empty() {
+            return self.no_such(id, &scope.app, scope.container.as_ref());
+        }
+        if let Err(e) = self.hold(&scope.app, &names, hand == Hand::Stop) {
+            return self.refuse(id, Reason::Io, format!("cannot record that {} is held: {e}", scope.app));
+        }
+        let now = self.now();
+        let Self { ctx, apps, .. } = self;
+        for live in apps.iter_mut().filter(|a| a.name == scope.app).flat_map(|a| a.live.iter_mut()).filter(|l| names.contains(&l.key.container)) {
+            if hand != Hand::Start {
+                live.event(ctx, Event::Stop, now);
+            }
+            if hand != Hand::Stop {
+                (live.failure, live.begun) = (None, live.begun && live.life.is_up());
+                live.event(ctx, Event::Start, now);
+            }
+        }
+        self.set_op(id, if hand == Hand::Stop { Op::Stopped(scope.clone()) } else { Op::Running(scope.clone()) });
+        self.settle(&scope.app);
+    }
+
+    /// A stop by hand is part of the desired state: it holds over a reboot.
+    fn hold(&mut self, app: &Name, names: &[Name], stop: bool) -> io::Result<()> {
+        let groups = self.ctx.settings.groups.clone();
+        let origin = desired::winner(&self.desired.entries, app, &groups).map(|e| e.origin.clone());
+        let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && Some(&e.origin) == origin.as_ref()) else { return Ok(()) };
+        let before = entry.held.clone();
+        entry.held.retain(|n| !names.contains(n));
+        if stop {
+            entry.held.extend_from_slice(names);
+        }
+        if entry.held == before {
+            return Ok(());
+        }
+        self.ctx.dirty = true;
+        self.store.save(&self.desired)
+    }
+
+    fn await_end(&mut self, id: u64, scope: Scope) {
+        if self.in_scope(&scope).is_empty() {
+            return self.no_such(id, &scope.app, scope.container.as_ref());
+        }
+        let app = scope.app.clone();
+        self.set_op(id, Op::Ended(scope));
+        self.answer_waiting(&app);
+    }
+
+    /// Answers those who wait for a state of this app.
+    pub fn answer_waiting(&mut self, app: &Name) {
+        let waiting: Vec<(u64, Scope)> = self
+            .clients
+            .iter()
+            .filter_map(|c| match &c.op {
+                Op::Stopped(s) | Op::Running(s) | Op::Ended(s) if s.app == *app => Some((c.id, s.clone())),
+                _ => None,
+            })
+            .collect();
+        for (id, scope) in waiting {
+            if let Some(reply) = self.answer_for(id, &scope) {
+                self.set_op(id, Op::Idle);
+                self.reply(id, &reply);
+            }
+        }
+        self.pump_all_logs();
+    }
+
+    fn answer_for(&mut self, id: u64, scope: &Scope) -> Option<Reply> {
+        let live = self.in_scope(scope);
+        let gone = live.iter().all(|l| l.life.is_over() && l.pid().is_none());
+        let failed = live.iter().find_map(|l| l.failure.clone().filter(|_| l.life.state == ContainerState::Failed || !l.life.is_up()));
+        let up = live.iter().all(|l| l.life.state == ContainerState::Running);
+        let last = live.first().and_then(|l| l.life.last_exit);
+        match &self.client(id)?.op {
+            Op::Stopped(_) if gone => Some(Reply::Done),
+            Op::Running(_) if failed.is_some() => failed.map(Reply::Error),
+            Op::Running(_) if up || gone => Some(Reply::Done),
+            Op::Ended(_) if gone && failed.is_some() => failed.map(Reply::Error),
+            // Nobody saw how it ended (its keeper was killed): that is no success.
+            Op::Ended(_) if gone => Some(Reply::Exited(last.unwrap_or(Ended::Code(255)))),
+            _ => None,
+        }
+    }
+
+    // ---- logs ----
+
+    fn logs(&mut self, id: u64, of: Scope, follow: bool, tail: Option<u32>) {
+        let live = self.in_scope(&of);
+        let position = match live.as_slice() {
+            [] => return self.no_such(id, &of.app, of.container.as_ref()),
+            [one] => one.ring.tail(tail),
+            several => {
+                let names: Vec<&str> = several.iter().map(|l| l.key.container.as_str()).collect();
+                let message = format!("app {} has several containers, name one: {}", of.app, names.join(", "));
+                return self.refuse(id, Reason::BadValue, message);
+            }
+        };
+        self.set_op(id, Op::Logs { of, position, follow });
+        self.pump_logs(id);
+    }
+
+    /// Output goes on to everybody who follows.
+    pub fn pump_all_logs(&mut self) {
+        let ids: Vec<u64> = self.clients.iter().filter(|c| matches!(c.op, Op::Logs { .. })).map(|c| c.id).collect();
+        for id in ids {
+            self.pump_logs(id);
+        }
+    }
+
+    /// Sends output while the connection takes it; the ring holds what it does not.
+    fn pump_logs(&mut self, id: u64) {
+        loop {
+            let Some(client) = self.client(id) else { return };
+            let Op::Logs { of, position, follow } = &client.op else { return };
+            if !client.queue.is_empty() {
+                return;
+            }
+            let (of, position, follow) = (of.clone(), *position, *follow);
+            let Self { ctx, apps, .. } = self;
+            let live = apps.iter_mut().filter(|a| a.name == of.app).flat_map(|a| a.live.iter_mut());
+            let live = live.into_iter().find(|l| of.container.as_ref().is_none_or(|c| *c == l.key.container));
+            let chunk = live.map(|l| {
+                let read = l.ring.read(position, LOG_CHUNK);
+                l.pace(ctx);
+                (read, l.life.is_over() && l.pid().is_none())
+            });
+            match chunk {
+                Some(((bytes, next, lost), _)) if !bytes.is_empty() => {
+                    self.set_op(id, Op::Logs { of, position: next, follow });
+                    self.reply(id, &Reply::Log(LogChunk { bytes, lost }));
+                }
+                Some((_, over)) if follow && !over => return,
+                _ => {
+                    self.set_op(id, Op::Idle);
+                    return self.reply(id, &Reply::Done);
+                }
+            }
+        }
+    }
+
+    // ---- exec ----
+
+    fn exec(&mut self, id: u64, args: crate::ipc::ExecArgs, fds: Vec<OwnedFd>) {
+        let scope = args.scope.clone();
+        let live = self.in_scope(&scope);
+        let job = match live.as_slice() {
+            [] => return self.no_such(id, &scope.app, scope.container.as_ref()),
+            [one] => one.pid().map(|pid| (pid, one.ready.spec.clone(), one.group_path().to_owned())),
+            several => {
+                let names: Vec<&str> = several.iter().map(|l| l.key.container.as_str()).collect();
+                let message = format!("app {} has several containers, name one: {}", scope.app, names.join(", "));
+                return self.refuse(id, Reason::BadValue, message);
+            }
+        };
+        let Some((pid, spec, group)) = job else {
+            return self.refuse(id, Reason::Exec, format!("cannot run a program in {}: it is not running", scope.app));
+        };
+        if fds.len() != 3 && args.terminal.is_none() {
+            return self.refuse(id, Reason::Internal, "exec needs three descriptors");
+        }
+        let job = ExecJob { pid, spec, layout: self.ctx.layout.clone(), group, args };
+        match self.try_exec(id, job, &fds) {
+            Ok(exec) => self.set_op(id, Op::Exec(Box::new(exec))),
+            Err(e) => self.refuse(id, Reason::Launch, format!("cannot run a program in {}: {e}", scope.app)),
+        }
+    }
+
+    fn try_exec(&mut self, id: u64, job: ExecJob, fds: &[OwnedFd]) -> io::Result<Exec> {
+        let (conn, theirs) = Conn::pair()?;
+        let child = self.ctx.spawn("launch", &[theirs.as_fd()])?;
+        let stdio: Vec<BorrowedFd<'_>> = if job.args.terminal.is_some() { Vec::new() } else { fds.iter().map(AsFd::as_fd).collect() };
+        conn.send_with(&ToLaunch::Exec(Box::new(job)), &stdio)?;
+        crate::sys::fd::set_nonblocking(conn.as_fd())?;
+        let exit = self.ctx.poll.add(&child.pidfd, Source::ExecLaunchExit(id))?;
+        let token = self.ctx.poll.add(&conn, Source::Exec(id))?;
+        Ok(Exec { conn: Some((conn, token)), launcher: Some((child, exit)), process: None, failure: None })
+    }
+
+    fn exec_of(&mut self, id: u64) -> Option<&mut Exec> {
+        match &mut self.client(id)?.op {
+            Op::Exec(exec) => Some(exec),
+            _ => None,
+        }
+    }
+
+    /// The socket of an exec has something.
+    pub fn on_exec(&mut self, id: u64) {
+        loop {
+            let Some((conn, _)) = self.exec_of(id).and_then(|e| e.conn.as_ref()) else { return };
+            match conn.recv_with::<FromLaunch>() {
+                Ok(Some((FromLaunch::Cloned { pid, .. }, fds))) => self.on_exec_cloned(id, pid, fds),
+                Ok(Some((FromLaunch::Failed(f), _))) => {
+                    if let Some(exec) = self.exec_of(id) {
+                        exec.failure = Some(f);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(None) | Err(_) => return self.on_exec_end(id),
+            }
+        }
+    }
+
+    fn on_exec_cloned(&mut self, id: u64, pid: i32, mut fds: Vec<OwnedFd>) {
+        if fds.is_empty() {
+            return;
+        }
+        let pidfd = fds.remove(0);
+        let Ok(token) = self.ctx.poll.add(&pidfd, Source::ExecExit(id)) else { return };
+        let Some(exec) = self.exec_of(id) else { return };
+        exec.process = Some((pid, pidfd, token));
+        if let Some((conn, _)) = &exec.conn {
+            // A peer that is gone shows as end of file next.
+            let _ = conn.send(&ToLaunch::Go);
+        }
+        if !fds.is_empty() {
+            self.reply_with(id, &Reply::Terminal, fds);
+        }
+    }
+
+    fn on_exec_end(&mut self, id: u64) {
+        let Some(exec) = self.exec_of(id) else { return };
+        let conn = exec.conn.take();
+        let orphan = exec.process.is_none();
+        let failure = exec.failure.clone();
+        if let Some((conn, token)) = conn {
+            self.ctx.poll.remove(&conn, token);
+        }
+        if orphan {
+            let f = failure.unwrap_or_else(|| Failure { reason: Reason::Launch, message: "launch ended without a word".into() });
+            self.end_exec(id, &Reply::Error(f));
+        }
+    }
+
+    /// The launch process of an exec ended.
+    pub fn on_exec_launcher_exit(&mut self, id: u64) {
+        if let Some((child, token)) = self.exec_of(id).and_then(|e| e.launcher.take()) {
+            self.ctx.poll.remove(&child.pidfd, token);
+            self.ctx.reap_later(child);
+        }
+    }
+
+    /// The exec'd program ended.
+    pub fn on_exec_exit(&mut self, id: u64) {
+        self.on_exec(id);
+        let Some(exec) = self.exec_of(id) else { return };
+        let Some((pid, pidfd, token)) = exec.process.take() else { return };
+        let failure = exec.failure.clone();
+        self.ctx.poll.remove(&pidfd, token);
+        let ended = process::try_reap(pid).ok().flatten().unwrap_or(Ended::Code(255));
+        self.end_exec(id, &failure.map_or(Reply::Exited(ended), Reply::Error));
+    }
+
+    fn end_exec(&mut self, id: u64, reply: &Reply) {
+        if let Some(client) = self.client(id)
+            && let Op::Exec(exec) = std::mem::take(&mut client.op)
+        {
+            if let Some((child, _)) = &exec.launcher {
+                let _ = pidfd_send(&child.pidfd, libc::SIGKILL);
+            }
+            self.drop_exec(*exec);
+        }
+        self.reply(id, reply);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hand {
+    Start,
+    Stop,
+    Restart,
+}
