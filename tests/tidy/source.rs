@@ -28,15 +28,12 @@ impl Path {
     /// Whether this path is `prefix` or below it.
     pub fn is_below(&self, prefix: &str) -> bool {
         let prefix: Vec<&str> = prefix.split("::").collect();
-        self.segments.len() >= prefix.len()
-            && self.segments.iter().zip(&prefix).all(|(a, b)| a == b)
+        self.segments.len() >= prefix.len() && self.segments.iter().zip(&prefix).all(|(a, b)| a == b)
     }
 
     /// Whether `parts` stand next to each other somewhere in this path.
     pub fn contains(&self, parts: &[&str]) -> bool {
-        self.segments
-            .windows(parts.len())
-            .any(|window| window.iter().zip(parts).all(|(a, b)| a == b))
+        self.segments.windows(parts.len()).any(|window| window.iter().zip(parts).all(|(a, b)| a == b))
     }
 }
 
@@ -57,25 +54,15 @@ pub fn split(text: &str) -> Split {
         parts.resize(end, part);
     }
     let keep = |wanted: Part| -> String {
-        chars
-            .iter()
-            .zip(&parts)
-            .map(|(&c, &part)| if part == wanted || c == '\n' { c } else { ' ' })
-            .collect()
+        chars.iter().zip(&parts).map(|(&c, &part)| if part == wanted || c == '\n' { c } else { ' ' }).collect()
     };
-    Split {
-        code: keep(Part::Code),
-        comments: keep(Part::Comment),
-    }
+    Split { code: keep(Part::Code), comments: keep(Part::Comment) }
 }
 
 fn next_part(chars: &[char], at: usize) -> (Part, usize) {
     let rest = &chars[at..];
     match rest {
-        ['/', '/', ..] => (
-            Part::Comment,
-            rest.iter().position(|&c| c == '\n').unwrap_or(rest.len()),
-        ),
+        ['/', '/', ..] => (Part::Comment, rest.iter().position(|&c| c == '\n').unwrap_or(rest.len())),
         ['/', '*', ..] => (Part::Comment, block_comment(rest)),
         ['"', ..] => (Part::Literal, quoted(rest, '"')),
         ['\'', '\\', ..] => (Part::Literal, quoted(rest, '\'')),
@@ -122,12 +109,8 @@ fn word_or_raw_string(rest: &[char]) -> (Part, usize) {
         return (Part::Code, word);
     }
     let start = word + hashes + 1;
-    let closes = |at: usize| {
-        rest[at] == '"' && rest[at + 1..].iter().take_while(|&&c| c == '#').count() >= hashes
-    };
-    let end = (start..rest.len())
-        .find(|&at| closes(at))
-        .map_or(rest.len(), |at| at + 1 + hashes);
+    let closes = |at: usize| rest[at] == '"' && rest[at + 1..].iter().take_while(|&&c| c == '#').count() >= hashes;
+    let end = (start..rest.len()).find(|&at| closes(at)).map_or(rest.len(), |at| at + 1 + hashes);
     (Part::Literal, end)
 }
 
@@ -144,10 +127,7 @@ pub fn tokens(code: &str) -> Vec<Token> {
                 _ => 1,
             };
             if !chars[at].is_whitespace() {
-                found.push(Token {
-                    text: chars[at..at + length].iter().collect(),
-                    line: number + 1,
-                });
+                found.push(Token { text: chars[at..at + length].iter().collect(), line: number + 1 });
             }
             at += length;
         }
@@ -161,11 +141,7 @@ pub fn without_tests(tokens: &[Token]) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        let marked = tokens[at..]
-            .iter()
-            .take(MARK.len())
-            .map(|t| t.text.as_str())
-            .eq(MARK);
+        let marked = tokens[at..].iter().take(MARK.len()).map(|t| t.text.as_str()).eq(MARK);
         if marked {
             at = item_end(tokens, at + MARK.len());
         } else {
@@ -179,10 +155,7 @@ pub fn without_tests(tokens: &[Token]) -> Vec<Token> {
 /// The index after the item that starts at `at`: after its `;`, or after the brace that closes its body.
 fn item_end(tokens: &[Token], at: usize) -> usize {
     let mut depth = 0;
-    let is_use = tokens[at..]
-        .iter()
-        .find(|t| t.text == "use" || t.text == "{")
-        .is_some_and(|t| t.text == "use");
+    let is_use = tokens[at..].iter().find(|t| t.text == "use" || t.text == "{").is_some_and(|t| t.text == "use");
     for (offset, token) in tokens[at..].iter().enumerate() {
         match token.text.as_str() {
             "{" | "(" | "[" => depth += 1,
@@ -199,14 +172,7 @@ fn item_end(tokens: &[Token], at: usize) -> usize {
 
 /// Every path the code names, in `use` declarations and elsewhere. `module` is where the file stands in the crate.
 pub fn paths(module: &[String], tokens: &[Token]) -> Vec<Path> {
-    let mut reader = Reader {
-        tokens,
-        at: 0,
-        scope: module.to_vec(),
-        blocks: Vec::new(),
-        names: HashMap::new(),
-        found: Vec::new(),
-    };
+    let mut reader = Reader { tokens, at: 0, scope: module.to_vec(), blocks: Vec::new(), names: HashMap::new(), found: Vec::new() };
     reader.collect_uses();
     reader.collect_all();
     reader.found
@@ -300,10 +266,7 @@ impl Reader<'_> {
         if let Some(name) = name.or_else(|| path.last().cloned()) {
             self.names.insert(name, path.clone());
         }
-        self.found.push(Path {
-            segments: path,
-            line,
-        });
+        self.found.push(Path { segments: path, line });
     }
 
     fn use_group(&mut self, path: &[String]) {
@@ -319,13 +282,8 @@ impl Reader<'_> {
     }
 
     fn inline_path(&mut self) {
-        let starts = self
-            .text(self.at)
-            .starts_with(|c: char| c.is_alphabetic() || c == '_');
-        let continues = self.at > 0
-            && self.text(self.at - 1) == "::"
-            && self.at > 1
-            && is_word_token(self.text(self.at - 2));
+        let starts = self.text(self.at).starts_with(|c: char| c.is_alphabetic() || c == '_');
+        let continues = self.at > 0 && self.text(self.at - 1) == "::" && self.at > 1 && is_word_token(self.text(self.at - 2));
         if !starts || continues || self.text(self.at + 1) != "::" {
             return;
         }
@@ -341,10 +299,7 @@ impl Reader<'_> {
         } else {
             path = self.resolve(path);
         }
-        self.found.push(Path {
-            segments: path,
-            line,
-        });
+        self.found.push(Path { segments: path, line });
     }
 
     fn resolve(&self, path: Vec<String>) -> Vec<String> {
@@ -360,10 +315,7 @@ impl Reader<'_> {
             }
             _ => return path,
         }
-        std::iter::once("crate".to_string())
-            .chain(scope)
-            .chain(rest.iter().cloned())
-            .collect()
+        std::iter::once("crate".to_string()).chain(scope).chain(rest.iter().cloned()).collect()
     }
 }
 
