@@ -4,6 +4,7 @@
 pub mod keeper;
 
 // ---- meaning: pure types and decisions, no input, no output, no clock ----
+pub mod config;
 pub mod manifest;
 pub mod protocol;
 pub mod stats;

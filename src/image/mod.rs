@@ -4,7 +4,7 @@ mod digest;
 mod reference;
 
 pub use digest::{Digest, Hasher};
-pub use reference::{Reference, Source};
+pub use reference::{Reference, ReferenceError, Source};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,11 +1,64 @@
 //! The app manifest: raw → checked, with errors that point at the text.
+//!
+//! [`raw`] is the table of all fields. [`document`] reads bytes by such a table: [`json`] keeps offsets, [`shape`] checks each field alone,
+//! [`checked`] what shows between fields and makes the types of [`types`], [`blame`] points. The same machinery reads the device's settings
+//! and the commands of the wire contract.
 
+pub(crate) mod blame;
+mod checked;
+pub(crate) mod document;
+mod expand;
+pub(crate) mod forms;
+pub(crate) mod json;
+pub(crate) mod out;
+mod raw;
+mod render;
+pub(crate) mod schema;
+pub(crate) mod shape;
 mod types;
+pub(crate) mod units;
 
+pub use blame::{Fault, Faults, Severity};
+pub use expand::expand;
+pub use forms::signal as parse_signal;
+pub use raw::{MAX_CONTAINERS, MAX_MOUNTS, MAX_WORDS, SCHEMA};
+pub use render::render;
 pub use types::{
     Body, Container, Full, Id, Image, Log, Manifest, Mount, Name, Network, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Rootfs,
     Seccomp, Security, Stop, Target, Whom,
 };
 
-/// Longest document in bytes.
+use crate::protocol::Reason;
+use blame::Found;
+use document::Document;
+use json::Node;
+
+/// Largest document taken from the network; what is larger goes by reference with a digest.
 pub const MAX_PAYLOAD: usize = 32 * 1024;
+
+static DOCUMENT: Document<Manifest> =
+    Document { max: MAX_PAYLOAD, fields: &raw::MANIFEST, first, convert: checked::manifest, secret: None };
+
+/// Reads a manifest or tombstone.
+///
+/// # Errors
+/// Every fault of the document, errors first (at most [`blame::MAX_FAULTS`]).
+pub fn parse(bytes: &[u8]) -> Result<Manifest, Faults> {
+    DOCUMENT.parse(bytes)
+}
+
+/// Like [`parse`], but tells warnings of a good document too: a manifest with faults has only warnings.
+pub fn check(bytes: &[u8]) -> (Option<Manifest>, Faults) {
+    DOCUMENT.examine(bytes)
+}
+
+/// JSON Schema (draft 2020-12) of the manifest, from the very table that checks it.
+pub fn schema() -> String {
+    schema::schema("Wherry app manifest, schema 1", &raw::MANIFEST)
+}
+
+fn first(root: &Node) -> Option<Found> {
+    let envelope = root.get("wherry").is_none().then(|| root.get("payload")).flatten();
+    let unsigned_only = "signed envelopes are not supported by this version";
+    envelope.map(|payload| Found::at(payload, Reason::Unsupported, unsigned_only)).or_else(|| document::version(root))
+}

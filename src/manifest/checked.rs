@@ -1,0 +1,248 @@
+//! From the document as written to the checked manifest: the one place where this happens. What concerns one field alone was
+//! said by its table; here is what shows only between fields.
+
+use super::blame::Found;
+use super::forms::{below, capability, limit, rlimit, signal};
+use super::json::{Member, Node};
+use super::raw::{BIND, CONTAINER, TMPFS};
+use super::shape::{View, text_of};
+use super::units::{show_millis, show_size};
+use super::{
+    Body, Container, Full, Image, Log, Manifest, Mount, Network, Resources, Restart, RestartPolicy, Rlimit, Rootfs, Seccomp, Security,
+    Stop, Target, Whom,
+};
+use crate::image::{Reference, Source};
+use crate::protocol::Reason;
+use caps::Capability;
+
+/// The checked manifest.
+pub fn manifest<'a>(view: View<'a>, root: &'a Node<'a>, found: &mut Vec<Found>) -> Option<Manifest> {
+    let target = view.node("target").map(|node| target(view.object("target"), node, found));
+    let body = body(view, root, found)?;
+    let target = match target {
+        Some(target) => Some(target?),
+        None => None,
+    };
+    Some(Manifest { app: view.parse("app")?, seq: view.parse("seq"), target, body })
+}
+
+fn bad(node: &Node, message: impl Into<String>) -> Found {
+    Found::at(node, Reason::BadValue, message)
+}
+
+fn target(view: View, node: &Node, found: &mut Vec<Found>) -> Option<Target> {
+    let fleet = view.text("fleet").map(str::to_owned);
+    let whom = match (view.node("device"), view.node("group")) {
+        (Some(_), None) => view.parse("device").map(Whom::Device),
+        (None, Some(_)) => view.parse("group").map(Whom::Group),
+        _ => {
+            found.push(bad(node, "needs either `device` or `group`"));
+            None
+        }
+    };
+    Some(Target { fleet: fleet?, whom: whom? })
+}
+
+fn body(view: View, root: &Node, found: &mut Vec<Found>) -> Option<Body> {
+    let containers: Vec<_> = view.entries("containers").iter().map(|m| container(m, found)).collect();
+    match (view.flag("remove"), view.node("containers")) {
+        (true, Some(node)) => {
+            found.push(bad(node, "a document that removes the app has no containers").hint("leave out one of `remove` and `containers`"))
+        }
+        (true, None) => return Some(Body::Remove { volumes: view.flag("volumes") }),
+        (false, None) => found.push(bad(root, "the field `containers` is missing").hint("or \"remove\": true, to remove the app")),
+        (false, Some(_)) => {}
+    }
+    if let Some(node) = view.node("volumes").filter(|_| !view.flag("remove")) {
+        found.push(bad(node, "has a meaning only together with \"remove\": true"));
+    }
+    containers.into_iter().collect::<Option<_>>().map(Body::Run)
+}
+
+fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
+    let view = View::new(&member.value, &CONTAINER);
+    let owned = |name| view.text(name).map(str::to_owned);
+    // Every part is looked at before the first missing one ends it, so that all faults are found.
+    let image = image(view.object("image"), found);
+    let resources = resources(view.object("resources"), found);
+    let rlimits = rlimits(view, found);
+    let security = security(view.object("security"), found);
+    let rootfs = rootfs(view.object("rootfs"), found);
+    let mounts = mounts(view, found);
+    let restart = restart(view.object("restart"), found);
+    Some(Container {
+        name: member.key.parse().ok()?,
+        image: image?,
+        command: view.texts("command"),
+        args: view.texts("args"),
+        env: view.entries("env").iter().filter_map(|m| Some((m.key.to_string(), m.value.text()?.to_owned()))).collect(),
+        user: owned("user"),
+        workdir: owned("workdir"),
+        hostname: owned("hostname"),
+        resources,
+        rlimits: rlimits?,
+        security: security?,
+        rootfs: rootfs?,
+        mounts: mounts?,
+        network: network(view.object("network"))?,
+        log: log(view.object("log"))?,
+        stop: stop(view.object("stop"))?,
+        restart: restart?,
+        init: view.flag("init"),
+    })
+}
+
+fn image(view: View, found: &mut Vec<Found>) -> Option<Image> {
+    let reference: Reference = view.parse("ref")?;
+    let form = match reference.source {
+        Source::Rootfs { .. } => "rootfs",
+        Source::OciArchive { .. } => "oci-archive",
+        Source::OciDir { .. } | Source::DockerArchive { .. } => "",
+    };
+    if let Some(node) = view.node("type").filter(|n| n.text() != Some(form)) {
+        found.push(bad(node, "is not what `ref` says").hint("`type` is for https references; leave it out here"));
+    }
+    Some(Image { reference, digest: view.parse("digest"), size: view.size("size"), unpacked: view.size("unpacked") })
+}
+
+fn resources(view: View, found: &mut Vec<Found>) -> Resources {
+    let (memory, cpu) = (view.object("memory"), view.object("cpu"));
+    let made = Resources {
+        memory_max: memory.size("max"),
+        memory_high: memory.size("high"),
+        swap_max: memory.size("swap"),
+        // The table keeps it from 0.01 to 1024.
+        cpu_quota_milli: cpu.parse("quota").map(|cpus: f64| (cpus * 1000.0).round() as u32),
+        cpu_weight: cpu.parse("weight"),
+        pids_max: view.object("pids").parse("max"),
+        required: view.flag("required"),
+    };
+    if let (Some(max), Some(high), Some(node)) = (made.memory_max, made.memory_high, memory.node("high"))
+        && high >= max
+    {
+        found.push(bad(node, format!("is not below max ({}), so it never acts", show_size(max))).warning());
+    }
+    made
+}
+
+fn rlimits(view: View, found: &mut Vec<Found>) -> Option<Vec<Rlimit>> {
+    let one = |m: &Member| {
+        let mut values = m.value.items().iter().map(|i| limit(text_of(&i.value)?).ok());
+        let (soft, hard) = (values.next()??, values.next()??);
+        if soft > hard {
+            found.push(bad(&m.value, "the soft limit must not be above the hard one").hint("[soft, hard]"));
+        }
+        Some(Rlimit { kind: rlimit(&m.key)?, soft, hard })
+    };
+    view.entries("rlimits").iter().map(one).collect()
+}
+
+/// What `"drop": ["ALL"]` means: all but those that are added.
+pub fn all_but(add: &[Capability]) -> Vec<Capability> {
+    let mut all: Vec<_> = caps::all().into_iter().filter(|c| !add.contains(c)).collect();
+    all.sort_by_key(Capability::index);
+    all
+}
+
+fn security(view: View, found: &mut Vec<Found>) -> Option<Security> {
+    let capabilities = view.object("capabilities");
+    let list = |name| {
+        let mut list: Vec<Capability> = Vec::new();
+        let named = capabilities.items(name).iter().filter_map(|n| capability(n.text()?));
+        named.for_each(|c| {
+            if !list.contains(&c) {
+                list.push(c)
+            }
+        });
+        list
+    };
+    let (cap_add, mut cap_drop) = (list("add"), list("drop"));
+    let dropped = capabilities.items("drop");
+    for node in dropped.iter().filter(|n| n.text().and_then(capability).is_some_and(|c| cap_add.contains(&c))) {
+        found.push(bad(node, "is added and dropped at once"));
+    }
+    if dropped.iter().any(|n| n.text() == Some("ALL")) {
+        cap_drop = all_but(&cap_add);
+    }
+    let seccomp = match view.text("seccomp")? {
+        "default" => Seccomp::Default,
+        "unconfined" => Seccomp::Unconfined,
+        _ => return None,
+    };
+    Some(Security { cap_add, cap_drop, seccomp, no_new_privileges: view.flag("no_new_privileges") })
+}
+
+fn rootfs(view: View, found: &mut Vec<Found>) -> Option<Rootfs> {
+    let readonly = view.flag("readonly");
+    if let Some(node) = view.node("upper").filter(|_| readonly) {
+        found.push(bad(node, "has no effect: the root file system is read-only").warning());
+    }
+    Some(Rootfs { readonly, upper: view.size("upper")? })
+}
+
+fn mounts(view: View, found: &mut Vec<Found>) -> Option<Vec<Mount>> {
+    let items = view.items("mounts");
+    let target_of = |n: &'_ Node<'_>| n.get("target").and_then(|t| t.text()).map(str::to_owned);
+    for (i, node) in items.iter().enumerate() {
+        let (Some(target), Some(at)) = (target_of(node), node.get("target")) else { continue };
+        for earlier in items[..i].iter().filter_map(target_of) {
+            if earlier == target {
+                found.push(bad(at, "is the target of another mount already"));
+            } else if below(&earlier, &target) {
+                found.push(bad(at, format!("hides the earlier mount {earlier}")).hint("mount the outer directory first").warning());
+            }
+        }
+    }
+    items.iter().map(mount).collect()
+}
+
+fn mount(node: &Node) -> Option<Mount> {
+    let owned = |view: View, name| view.text(name).map(str::to_owned);
+    match node.get("type")?.text()? {
+        "bind" => {
+            let view = View::new(node, &BIND);
+            Some(Mount::Bind { source: owned(view, "source")?, target: owned(view, "target")?, readonly: view.flag("readonly") })
+        }
+        "tmpfs" => {
+            let view = View::new(node, &TMPFS);
+            Some(Mount::Tmpfs { target: owned(view, "target")?, size: view.size("size")? })
+        }
+        _ => None,
+    }
+}
+
+fn network(view: View) -> Option<Network> {
+    match view.text("mode")? {
+        "none" => Some(Network::None),
+        "host" => Some(Network::Host),
+        _ => None,
+    }
+}
+
+fn log(view: View) -> Option<Log> {
+    let full = match view.text("full")? {
+        "block" => Full::Block,
+        "drop" => Full::Drop,
+        _ => return None,
+    };
+    Some(Log { ring: u32::try_from(view.size("ring")?).ok()?, full })
+}
+
+fn stop(view: View) -> Option<Stop> {
+    Some(Stop { signal: view.text("signal").and_then(signal), timeout: view.time("timeout")? })
+}
+
+fn restart(view: View, found: &mut Vec<Found>) -> Option<Restart> {
+    let policy = match view.text("policy")? {
+        "always" => RestartPolicy::Always,
+        "on-failure" => RestartPolicy::OnFailure,
+        "no" => RestartPolicy::No,
+        _ => return None,
+    };
+    let made = Restart { policy, delay: view.time("delay")?, max_delay: view.time("max_delay")? };
+    if let Some(node) = view.node("delay").or(view.node("max_delay")).filter(|_| made.delay > made.max_delay) {
+        let most = u64::try_from(made.max_delay.as_millis()).unwrap_or(u64::MAX);
+        found.push(bad(node, format!("delay must not be longer than max_delay ({})", show_millis(most))));
+    }
+    Some(made)
+}

@@ -1,0 +1,179 @@
+//! The manifest as written: every field of the wire contract, also those that this version does not build.
+
+use super::forms::{
+    ANY, CAPABILITY, CAPABILITY_OR_ALL, DIGEST, ENV_NAME, HOSTNAME, ID, LIMIT, NAME, PATH, REFERENCE, RLIMIT, ROOT, SIGNAL, TARGET, USER,
+    WORKDIR,
+};
+use super::shape::{Field, Kind, Need};
+
+/// The schema this version reads and writes.
+pub const SCHEMA: u64 = 1;
+/// Most containers of one app.
+pub const MAX_CONTAINERS: usize = 8;
+/// Most mounts of one container.
+pub const MAX_MOUNTS: usize = 32;
+/// Most arguments, and most environment variables, of one container.
+pub const MAX_WORDS: usize = 256;
+/// Largest integer that every JSON reader keeps exactly (RFC 7493, section 2.2).
+const EXACT: u64 = (1 << 53) - 1;
+/// Largest size taken anywhere: 1 TiB.
+const TIB: u64 = 1 << 40;
+/// Smallest limit that makes sense: one page.
+const PAGE: u64 = 4096;
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// The document.
+pub static MANIFEST: [Field; 10] = [
+    Field::required("wherry", Kind::Whole(SCHEMA, SCHEMA), "Version of the schema: 1."),
+    Field::required("app", Kind::Text(&NAME), "Name of the app."),
+    Field::optional("seq", Kind::Whole(1, EXACT), "Sequence number: a higher one is newer. May be absent where nothing is signed."),
+    Field::optional("target", Kind::Object(&TARGET_FIELDS), "Whom it is for. May be absent where nothing is signed."),
+    Field::optional("containers", Kind::Map(&NAME, &Kind::Object(&CONTAINER), 1, MAX_CONTAINERS), "The containers of the app, by name."),
+    Field::default("remove", Kind::Bool, "false", "The app goes (tombstone)."),
+    Field::default("volumes", Kind::Bool, "false", "With `remove`: its volumes go too."),
+    Field::unbuilt("inherit", Kind::Bool, "The device's tombstone is lifted; the group's state counts again."),
+    Field::unbuilt("rollout", Kind::Any, "Which part of a group takes it."),
+    Field::unbuilt("not_after", Kind::Any, "When it expires."),
+];
+
+static TARGET_FIELDS: [Field; 3] = [
+    Field::required("fleet", Kind::Text(&ROOT), "The fleet, which is the root topic."),
+    Field::optional("device", Kind::Text(&ID), "The device; or `group`."),
+    Field::optional("group", Kind::Text(&ID), "The group; or `device`."),
+];
+
+/// One container.
+pub static CONTAINER: [Field; 22] = [
+    Field::required("image", Kind::Object(&IMAGE), "What it runs."),
+    Field::optional(
+        "command",
+        Kind::List(&Kind::Text(&ANY), 1, MAX_WORDS),
+        "Replaces the image's entrypoint; the image's cmd is dropped then.",
+    ),
+    Field::optional("args", Kind::List(&Kind::Text(&ANY), 0, MAX_WORDS), "Replaces the image's cmd."),
+    Field::optional("env", Kind::Map(&ENV_NAME, &Kind::Text(&ANY), 0, MAX_WORDS), "Environment, on top of the image's."),
+    Field::optional("user", Kind::Text(&USER), "user or user:group, names or numbers; the image's if absent."),
+    Field::optional("workdir", Kind::Text(&WORKDIR), "Working directory; the image's if absent."),
+    Field::optional("hostname", Kind::Text(&HOSTNAME), "Host name; the container's name if absent."),
+    Field::optional("resources", Kind::Object(&RESOURCES), "cgroup limits; absent ones are unlimited."),
+    Field::optional(
+        "rlimits",
+        Kind::Map(&RLIMIT, &Kind::List(&Kind::Either(&LIMIT), 2, 2), 0, 16),
+        "POSIX limits of getrlimit(2): [soft, hard], each a number, a size, or \"unlimited\".",
+    ),
+    Field::unbuilt("sysctl", Kind::Map(&ANY, &Kind::Text(&ANY), 0, MAX_WORDS), "Kernel settings of the container's namespaces."),
+    Field::unbuilt("devices", Kind::List(&Kind::Any, 0, MAX_WORDS), "Devices that it may use."),
+    Field::optional("security", Kind::Object(&SECURITY), "What it may ask of the kernel."),
+    Field::optional("rootfs", Kind::Object(&ROOTFS), "The writable side of its root file system."),
+    Field::optional("mounts", Kind::List(&Kind::Tagged(&MOUNT), 0, MAX_MOUNTS), "What is mounted into it, in this order."),
+    Field::unbuilt("files", Kind::List(&Kind::Any, 0, MAX_WORDS), "Files put into it, with content or from a secret."),
+    Field::optional("network", Kind::Object(&NETWORK), "Which network it sees."),
+    Field::optional("log", Kind::Object(&LOG), "What happens to its output."),
+    Field::optional("stop", Kind::Object(&STOP), "How it is stopped."),
+    Field::optional("restart", Kind::Object(&RESTART), "When it is started again."),
+    Field::default("init", Kind::Bool, "true", "Our own pid 1 reaps and forwards signals; otherwise the program is pid 1."),
+    Field::unbuilt("health", Kind::Any, "How its health is checked."),
+    Field::unbuilt("after", Kind::List(&Kind::Text(&NAME), 0, MAX_CONTAINERS), "Containers that must run before it."),
+];
+
+static IMAGE: [Field; 5] = [
+    Field::required(
+        "ref",
+        Kind::Text(&REFERENCE),
+        "Where it is: oci:/dir[:tag], oci-archive:/file[:tag], docker-archive:/file[:name], rootfs:/file.",
+    ),
+    Field::optional("digest", Kind::Text(&DIGEST), "What it must be."),
+    Field::optional("size", Kind::Size(1, TIB), "Compressed size."),
+    Field::optional("unpacked", Kind::Size(1, TIB), "Unpacked size."),
+    Field::optional("type", Kind::Word(&["rootfs", "oci-archive", "squashfs"]), "Form of what an https reference names."),
+];
+
+static RESOURCES: [Field; 5] = [
+    Field::optional("memory", Kind::Object(&MEMORY), "Memory."),
+    Field::optional("cpu", Kind::Object(&CPU), "CPU time."),
+    Field::optional("pids", Kind::Object(&PIDS), "Processes."),
+    Field::unbuilt("io", Kind::Any, "Block devices."),
+    Field::default("required", Kind::Bool, "false", "What the kernel cannot enforce is a failure, not a remark."),
+];
+
+static MEMORY: [Field; 3] = [
+    Field::optional("max", Kind::Size(PAGE, TIB), "The OOM killer acts above."),
+    Field::optional("high", Kind::Size(PAGE, TIB), "Throttled above (cgroup v2 only)."),
+    Field::optional("swap", Kind::Size(0, TIB), "Swap alone, as in cgroup v2."),
+];
+
+static CPU: [Field; 3] = [
+    Field::optional("quota", Kind::Fraction(0.01, 1024.0), "CPUs: 0.5 is half of one. Kept in thousandths."),
+    Field::optional("weight", Kind::Whole(1, 10_000), "Share when CPUs are short, as in cgroup v2, where 100 is the default."),
+    Field::unbuilt("set", Kind::Text(&ANY), "Which CPUs."),
+];
+
+/// 2^22 is the kernel's largest pid (PID_MAX_LIMIT).
+static PIDS: [Field; 1] = [Field::optional("max", Kind::Whole(1, 1 << 22), "Most processes and threads.")];
+
+static SECURITY: [Field; 3] = [
+    Field::optional("capabilities", Kind::Object(&CAPABILITIES), "Changes to the default set of capabilities."),
+    Field::default("seccomp", Kind::Word(&["default", "unconfined"]), "default", "System call filter."),
+    Field::default("no_new_privileges", Kind::Bool, "true", "Nothing it runs can gain privileges (PR_SET_NO_NEW_PRIVS)."),
+];
+
+static CAPABILITIES: [Field; 2] = [
+    Field::optional("add", Kind::List(&Kind::Text(&CAPABILITY), 0, 64), "On top of the default set, with or without CAP_."),
+    Field::optional(
+        "drop",
+        Kind::List(&Kind::Text(&CAPABILITY_OR_ALL), 0, 64),
+        "Taken from the default set; ALL leaves only what `add` names.",
+    ),
+];
+
+static ROOTFS: [Field; 2] = [
+    Field::default("readonly", Kind::Bool, "false", "It cannot be written at all."),
+    Field::default("upper", Kind::Size(PAGE, TIB), "16M", "Most memory that written files may take; they are gone after a restart."),
+];
+
+static MOUNT: [(&str, Need, &[Field]); 3] =
+    [("bind", Need::Optional, &BIND), ("tmpfs", Need::Optional, &TMPFS), ("volume", Need::Unbuilt, &VOLUME)];
+
+/// A mount of type `bind`.
+pub static BIND: [Field; 4] = [
+    Field::required("type", Kind::Word(&["bind"]), "A directory or file of the device."),
+    Field::required("source", Kind::Text(&PATH), "Absolute path on the device."),
+    Field::required("target", Kind::Text(&TARGET), "Absolute path in the container."),
+    Field::default("readonly", Kind::Bool, "false", "It cannot be written through this mount."),
+];
+
+/// A mount of type `tmpfs`.
+pub static TMPFS: [Field; 3] = [
+    Field::required("type", Kind::Word(&["tmpfs"]), "Fresh storage in memory."),
+    Field::required("target", Kind::Text(&TARGET), "Absolute path in the container."),
+    Field::default("size", Kind::Size(PAGE, TIB), "16M", "Most memory it may take."),
+];
+
+static VOLUME: [Field; 4] = [
+    Field::required("type", Kind::Word(&["volume"]), "Storage that outlives the container."),
+    Field::required("source", Kind::Text(&NAME), "Name of the volume."),
+    Field::required("target", Kind::Text(&TARGET), "Absolute path in the container."),
+    Field::default("readonly", Kind::Bool, "false", "It cannot be written through this mount."),
+];
+
+static NETWORK: [Field; 3] = [
+    Field::default("mode", Kind::Word(&["none", "host"]), "none", "none: its own, with loopback alone; host: the device's."),
+    Field::unbuilt("nics", Kind::List(&Kind::Any, 0, 16), "Network interfaces of its own."),
+    Field::unbuilt("ports", Kind::List(&Kind::Any, 0, 64), "Ports published on the device."),
+];
+
+static LOG: [Field; 2] = [
+    Field::default("ring", Kind::Size(PAGE, 16 << 20), "64K", "Output kept in memory."),
+    Field::default("full", Kind::Word(&["drop", "block"]), "drop", "When it is full: the oldest gives way, or the writer waits."),
+];
+
+static STOP: [Field; 2] = [
+    Field::optional("signal", Kind::Either(&SIGNAL), "Asks the program to end: a name or number; the image's, or TERM, if absent."),
+    Field::default("timeout", Kind::Time(0, DAY_MS), "10s", "How long until KILL."),
+];
+
+static RESTART: [Field; 3] = [
+    Field::default("policy", Kind::Word(&["always", "on-failure", "no"]), "always", "In which cases."),
+    Field::default("delay", Kind::Time(10, DAY_MS), "1s", "Before the first time; doubles each time."),
+    Field::default("max_delay", Kind::Time(10, DAY_MS), "5m", "Longest delay."),
+];
