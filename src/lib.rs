@@ -11,6 +11,7 @@ pub mod stats;
 
 // ---- building blocks ----
 pub mod cgroup;
+pub mod confine;
 pub mod container;
 pub mod device;
 pub mod image;

@@ -5,6 +5,7 @@
 pub mod exe;
 pub mod fd;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod time;
