@@ -2,6 +2,8 @@
 
 // ---- roles: each is one process ----
 pub mod keeper;
+// ---- roles ----
+pub mod agent;
 
 // ---- meaning: pure types and decisions, no input, no output, no clock ----
 pub mod config;

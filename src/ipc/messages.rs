@@ -98,6 +98,8 @@ pub struct AgentSettings {
     pub interval_s: u32,
     /// Numeric user and group to become; `None` in an unprivileged test.
     pub uid: Option<u32>,
+    /// [`Link::conn`] as last reported since that fresh start: an agent that is started again must not number its connections from 1 again.
+    pub conn: u64,
 }
 
 /// One broker.

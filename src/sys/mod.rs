@@ -4,8 +4,10 @@
 
 pub mod exe;
 pub mod fd;
+pub mod privilege;
 pub mod process;
 pub mod seccomp;
+pub mod reactor;
 pub mod signal;
 pub mod socket;
 pub mod time;
