@@ -1,9 +1,11 @@
 //! Wherry: containers small enough for a router.
 
 // ---- roles: each is one process ----
-pub mod keeper;
-// ---- roles ----
 pub mod agent;
+pub mod cli;
+pub mod init;
+pub mod keeper;
+pub mod launch;
 
 // ---- meaning: pure types and decisions, no input, no output, no clock ----
 pub mod config;
@@ -18,6 +20,10 @@ pub mod container;
 pub mod device;
 pub mod image;
 pub mod ipc;
+
+// ---- what every role shares ----
+pub mod exit;
+pub mod log;
 
 // ---- the floor ----
 #[allow(unsafe_code)]

@@ -1,17 +1,24 @@
 //! Picks the role from the command line; every role's `main` lives in the library.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+use wherry::exit;
+
+/// A role's main: gets the arguments behind the role's name.
+type Role = fn(Vec<OsString>) -> ExitCode;
+
+/// The roles, by the first argument. All else is the local command line.
+const ROLES: &[(&str, Role)] = &[
+    ("keeper", |args| exit::role("keeper", wherry::keeper::main(args))),
+    ("agent", |_| exit::role("agent", wherry::agent::main())),
+    ("launch", |_| wherry::launch::main()),
+];
 
 fn main() -> ExitCode {
-    let done = match std::env::args().nth(1).as_deref() {
-        Some("agent") => wherry::agent::main(),
-        _ => Err("usage: wherry agent (started by keeper)".into()),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(sentence) => {
-            eprintln!("wherry: {sentence}");
-            ExitCode::FAILURE
-        }
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let asks_for_help = args.get(1).is_some_and(|a| a == "-h" || a == "--help");
+    match ROLES.iter().find(|(name, _)| args.first().is_some_and(|a| a == name)) {
+        Some((_, role)) if !asks_for_help => role(args.split_off(1)),
+        _ => wherry::cli::main(args),
     }
 }

@@ -5,12 +5,14 @@
 pub mod exe;
 pub mod fd;
 pub mod privilege;
+pub mod probe;
 pub mod process;
 pub mod seccomp;
 pub mod reactor;
 pub mod signal;
 pub mod socket;
 pub mod time;
+pub mod tty;
 
 use std::io;
 

@@ -1,0 +1,194 @@
+//! `apply` and `rm`: send a document or a name, then show the steps.
+
+use super::args::{Call, name};
+use super::client::{Client, code, unexpected};
+use super::document::{self, Kind};
+use super::print;
+use crate::exit::{Code, Error, visible};
+use crate::ipc::{Ack, Reply, Request};
+use crate::protocol::State;
+use serde_json::{Value, json};
+
+/// `wherry apply [--no-wait] FILE|-`.
+pub fn apply(call: &Call) -> Result<u8, Error> {
+    let file = &call.operands[0];
+    let what = format!("cannot apply {}", document::shown(file));
+    let payload = document::read("apply", file)?;
+    check(&what, &payload)?;
+    let keeper = Client::request(&call.socket(), &Request::Apply { payload })?;
+    let mut steps = Steps::new(call.json());
+    steps.follow(&keeper, &what, call.has("no-wait"))
+}
+
+/// Refuses here what keeper would refuse, so that the first fault costs no round trip.
+pub fn check(what: &str, payload: &[u8]) -> Result<(), Error> {
+    match document::examine(payload) {
+        Ok(Kind::Manifest | Kind::Envelope) => Ok(()),
+        Ok(Kind::Settings) => Err(Error::new(Code::BadData, format!("{what}: these are settings, not a manifest"))
+            .hint("settings are read by keeper at its start from /etc/wherry/settings.json")),
+        Err(faults) => {
+            let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
+            Err(Error::new(Code::BadData, format!("{what}: {}{more}", faults[0])).hint("`wherry validate FILE` shows every fault"))
+        }
+    }
+}
+
+/// `wherry rm [--volumes] APP`.
+pub fn remove(call: &Call) -> Result<u8, Error> {
+    let word = call.operand(0)?;
+    let request = Request::Remove { app: name(&word)?, volumes: call.has("volumes") };
+    let keeper = Client::request(&call.socket(), &request)?;
+    Steps::new(call.json()).follow(&keeper, &format!("cannot remove {word}"), false)
+}
+
+/// Shows the steps of one app.
+pub struct Steps {
+    json: bool,
+    /// Standard output is a terminal: the line is written over.
+    rewrite: bool,
+    /// Nobody reads any more. The outcome still counts.
+    deaf: bool,
+    last: Option<State>,
+}
+
+impl Steps {
+    /// Nothing shown yet.
+    pub fn new(json: bool) -> Self {
+        Self { json, rewrite: !json && print::on_terminal(), deaf: false, last: None }
+    }
+
+    /// Shows steps until the request is done. `what` begins the error when the end is not the wanted one.
+    pub fn follow(&mut self, keeper: &Client, what: &str, no_wait: bool) -> Result<u8, Error> {
+        let mut end = None;
+        loop {
+            match keeper.next().inspect_err(|_| self.end_line())? {
+                Reply::Ack(ack) => {
+                    self.show(&ack)?;
+                    let accepted = !matches!(ack.state, State::Received | State::Rejected);
+                    let terminal = ack.state.is_terminal();
+                    if terminal {
+                        end = Some(ack);
+                    }
+                    if no_wait && accepted && !terminal {
+                        self.end_line();
+                        return Ok(0);
+                    }
+                }
+                Reply::Done => break,
+                _ => return Err(unexpected("apply")),
+            }
+        }
+        self.end_line();
+        end.map_or(Ok(0), |ack| verdict(what, &ack))
+    }
+
+    /// Shows one step.
+    pub fn show(&mut self, ack: &Ack) -> Result<(), Error> {
+        // The last word on a failure is the error itself.
+        let failure = matches!(ack.state, State::Failed | State::Rejected);
+        let news = self.last.replace(ack.state) != Some(ack.state);
+        let text = match () {
+            () if self.json => format!("{}\n", step(ack)),
+            () if failure => return Ok(()),
+            () if self.rewrite => format!("\r\x1b[K{}", sentence(ack)),
+            () if news => format!("{}\n", sentence(ack)),
+            () => return Ok(()),
+        };
+        self.write(&text)
+    }
+
+    /// Ends the line that was being written over.
+    pub fn end_line(&mut self) {
+        if self.rewrite && self.last.take().is_some() {
+            // Only a line end is lost when this fails.
+            let _ = self.write("\n");
+        }
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Error> {
+        if self.deaf {
+            return Ok(());
+        }
+        match print::bytes(text.as_bytes()) {
+            Err(e) if e.is_closed() => self.deaf = true,
+            other => other?,
+        }
+        Ok(())
+    }
+}
+
+/// The exit code, or the error, that a terminal state stands for.
+pub fn verdict(what: &str, ack: &Ack) -> Result<u8, Error> {
+    let reason = ack.reason.map_or_else(String::new, |r| format!(" ({r})"));
+    let message = ack.message.as_ref().map_or_else(String::new, |m| format!(": {m}"));
+    match ack.state {
+        State::Failed | State::Rejected => {
+            Err(Error::new(ack.reason.map_or(Code::Failed, code), format!("{what}: {}{reason}{message}", ack.state)))
+        }
+        State::Superseded => Err(Error::new(Code::Failed, format!("{what}: superseded by a newer one"))),
+        _ => Ok(0),
+    }
+}
+
+fn sentence(ack: &Ack) -> String {
+    let mut out = format!("{}: {}", ack.app, ack.state);
+    if let Some(p) = ack.progress {
+        out.push_str(&format!(" {}", print::size(p.bytes)));
+        if let Some(total) = p.total {
+            out.push_str(&format!(" of {}", print::size(total)));
+        }
+    }
+    if let Some(message) = &ack.message {
+        out.push_str(&format!(": {}", visible(message)));
+    }
+    out
+}
+
+fn step(ack: &Ack) -> Value {
+    json!({
+        "app": ack.app, "seq": ack.seq, "sha256": ack.sha256, "state": ack.state, "reason": ack.reason, "message": ack.message,
+        "bytes": ack.progress.map(|p| p.bytes), "total": ack.progress.and_then(|p| p.total),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Digest;
+    use crate::ipc::Download;
+    use crate::protocol::Reason;
+
+    fn ack(state: State, reason: Option<Reason>, message: Option<&str>) -> Ack {
+        let progress = (state == State::Fetching).then_some(Download { bytes: 4 << 20, total: Some(12 << 20) });
+        Ack {
+            app: "web".parse().unwrap(),
+            seq: None,
+            sha256: Digest::of(b""),
+            state,
+            reason,
+            message: message.map(str::to_owned),
+            progress,
+        }
+    }
+
+    #[test]
+    fn progress_is_told_in_units() {
+        assert_eq!(sentence(&ack(State::Fetching, None, None)), "web: fetching 4.0M of 12M");
+    }
+
+    #[test]
+    fn a_refusal_names_its_reason_and_has_its_exit_code() {
+        let e = verdict("cannot apply web.json", &ack(State::Rejected, Some(Reason::BadValue), Some("seq: is 0"))).unwrap_err();
+        assert_eq!((e.to_string().as_str(), e.code()), ("cannot apply web.json: rejected (bad_value): seq: is 0", Code::BadData));
+        let e = verdict("cannot apply web.json", &ack(State::Failed, Some(Reason::NoSpace), None)).unwrap_err();
+        assert_eq!((e.to_string().as_str(), e.code()), ("cannot apply web.json: failed (no_space)", Code::Failed));
+    }
+
+    #[test]
+    fn good_ends_are_success() {
+        for state in [State::Running, State::Removed] {
+            assert_eq!(verdict("x", &ack(state, None, None)), Ok(0));
+        }
+        assert!(verdict("x", &ack(State::Superseded, None, None)).is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! The local command line: asks keeper over its socket, or looks by itself.
+//!
+//! [`verbs`] is the table of all commands; each has one function elsewhere in this room. Nothing here decides anything
+//! about containers.
+
+mod apply;
+mod args;
+mod check;
+mod client;
+mod control;
+mod document;
+mod exec;
+mod help;
+mod image;
+mod list;
+mod logs;
+mod print;
+mod run;
+mod stats;
+mod status;
+mod terminal;
+mod validate;
+mod verbs;
+
+use crate::exit::{Code, Error, conclude};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command that these arguments (without the program's name) ask for.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    conclude(dispatch(args))
+}
+
+fn dispatch(args: Vec<OsString>) -> Result<u8, Error> {
+    match args::parse(args)? {
+        args::Asked::Help(verb, as_json) => help::show(verb, as_json),
+        args::Asked::Call(call) => match call.verb.run {
+            Some(run) => run(&call),
+            None => Err(Error::new(Code::Internal, format!("{} is not part of this program", call.verb.name))),
+        },
+    }
+}

@@ -1,0 +1,316 @@
+//! `run`: makes a manifest for one image, applies it, shows the output, and ends as the program ended.
+
+use super::apply::{check, verdict};
+use super::args::{Call, name};
+use super::client::{Client, unexpected};
+use super::list::{ended, exit_code};
+use super::{exec, image, logs, print, terminal};
+use crate::exit::{Code, Error};
+use crate::ipc::{Ack, Reply, Request, Scope};
+use crate::manifest::Name;
+use crate::protocol::{Reason, State};
+use crate::sys::process::Ended;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+/// Name of the only container in the app.
+const CONTAINER: &str = "main";
+
+/// `wherry run [options] IMAGE-PATH [CMD...]`.
+pub fn run(call: &Call) -> Result<u8, Error> {
+    if call.has("rm") && call.has("detach") {
+        return Err(Error::usage("--rm and --detach exclude each other").hint("remove it later with `wherry rm`"));
+    }
+    let image = image::reference(&call.operand(0)?)?;
+    let app = match call.value("name")? {
+        Some(word) => name(&word)?,
+        None => unused_name(&image)?,
+    };
+    let document = manifest(call, &app, &image)?;
+    if call.has("print-manifest") {
+        print::line(&format!("{document:#}"))?;
+        return Ok(0);
+    }
+    let payload = document.to_string().into_bytes();
+    let what = format!("cannot run {image}");
+    check(&what, &payload)?;
+    let signals = terminal::signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    let job = Job { call, what, socket: call.socket(), scope: Scope { app, container: None }, signals };
+    job.run(payload)
+}
+
+/// The image's name with a random ending.
+fn unused_name(image: &str) -> Result<Name, Error> {
+    let seed = std::fs::File::open("/dev/urandom").and_then(|mut f| {
+        let mut bytes = [0; 4];
+        std::io::Read::read_exact(&mut f, &mut bytes).map(|()| u32::from_ne_bytes(bytes))
+    });
+    let seed = seed.map_err(|e| Error::io("cannot read /dev/urandom", &e))?;
+    name(&format!("{}-{:06x}", image::base_name(image), seed & 0xff_ffff))
+}
+
+fn manifest(call: &Call, app: &Name, image: &str) -> Result<Value, Error> {
+    let mut c = Map::new();
+    c.insert("image".into(), json!({"ref": image}));
+    c.insert("restart".into(), json!({"policy": "no"}));
+    let argv = call.argv()?;
+    if !argv.is_empty() {
+        c.insert("args".into(), json!(argv));
+    }
+    let env: Map<String, Value> =
+        exec::environment(call)?.iter().filter_map(|e| e.split_once('=')).map(|(k, v)| (k.to_owned(), v.into())).collect();
+    if !env.is_empty() {
+        c.insert("env".into(), env.into());
+    }
+    for field in ["user", "workdir", "hostname"] {
+        if let Some(word) = call.value(field)? {
+            c.insert(field.into(), word.into());
+        }
+    }
+    if call.has("read-only") {
+        c.insert("rootfs".into(), json!({"readonly": true}));
+    }
+    if let Some(mode) = call.parsed("net", network)? {
+        c.insert("network".into(), json!({"mode": mode}));
+    }
+    let resources = resources(call)?;
+    if !resources.is_empty() {
+        c.insert("resources".into(), resources.into());
+    }
+    let mounts = call.values("volume")?.iter().map(|word| mount(word)).collect::<Result<Vec<Value>, Error>>()?;
+    if !mounts.is_empty() {
+        c.insert("mounts".into(), mounts.into());
+    }
+    Ok(json!({"wherry": 1, "app": app, "containers": {CONTAINER: c}}))
+}
+
+fn network(word: &str) -> Result<String, String> {
+    if ["none", "host"].contains(&word) { Ok(word.to_owned()) } else { Err("must be none or host".into()) }
+}
+
+fn resources(call: &Call) -> Result<Map<String, Value>, Error> {
+    let mut out = Map::new();
+    if let Some(size) = call.parsed("memory", |s| print::parse_size(s).map(|_| s.to_owned()))? {
+        out.insert("memory".into(), json!({"max": size}));
+    }
+    if let Some(milli) = call.parsed("cpus", thousandths)? {
+        // Whole numbers without a fraction, as one would write them.
+        let quota = if milli % 1000 == 0 { json!(milli / 1000) } else { json!(f64::from(milli) / 1000.0) };
+        out.insert("cpu".into(), json!({"quota": quota}));
+    }
+    if let Some(max) = call.parsed("pids", |s| s.parse::<u32>().ok().filter(|n| *n > 0).ok_or("must be a whole number above 0".into()))? {
+        out.insert("pids".into(), json!({"max": max}));
+    }
+    Ok(out)
+}
+
+fn thousandths(word: &str) -> Result<u32, String> {
+    const MOST: f64 = 1024.0;
+    let plain = word.bytes().all(|c| c.is_ascii_digit() || c == b'.');
+    let value: Option<f64> = word.parse().ok().filter(|v| plain && (0.001..=MOST).contains(v));
+    value.map(|v| (v * 1000.0).round() as u32).ok_or_else(|| "must be a number of CPUs such as 0.5".into())
+}
+
+fn mount(word: &str) -> Result<Value, Error> {
+    let wrong = || Error::usage(format!("--volume {word}: must be SRC:DST, SRC:DST:ro or SRC:DST:rw"));
+    let parts: Vec<&str> = word.split(':').collect();
+    let (source, target, readonly) = match parts[..] {
+        [source, target] | [source, target, "rw"] => (source, target, false),
+        [source, target, "ro"] => (source, target, true),
+        _ => return Err(wrong()),
+    };
+    if source.is_empty() || !target.starts_with('/') {
+        return Err(wrong().hint("DST is an absolute path in the container"));
+    }
+    let is_path = source.contains('/') || source == "." || source == "..";
+    let mut out = match is_path {
+        true => json!({"type": "bind", "source": image::device_path(source)?, "target": target}),
+        false => json!({"type": "volume", "source": source, "target": target}),
+    };
+    if readonly {
+        out["readonly"] = true.into();
+    }
+    Ok(out)
+}
+
+/// One `wherry run` under way.
+struct Job<'a> {
+    call: &'a Call,
+    /// Begins its errors.
+    what: String,
+    socket: PathBuf,
+    scope: Scope,
+    signals: SignalFd,
+}
+
+/// What happens first.
+#[derive(PartialEq)]
+enum Event {
+    Signal(Signal),
+    /// The connection of this index has an answer.
+    Answer(usize),
+}
+
+impl Job<'_> {
+    fn run(&self, payload: Vec<u8>) -> Result<u8, Error> {
+        let keeper = Client::request(&self.socket, &Request::Apply { payload })?;
+        let ack = loop {
+            match self.next(&[&keeper])? {
+                Event::Signal(signal) => return self.interrupted(signal),
+                Event::Answer(_) => match keeper.next()? {
+                    Reply::Ack(ack) if ack.state.is_terminal() => break ack,
+                    Reply::Ack(_) => {}
+                    _ => return Err(unexpected("run")),
+                },
+            }
+        };
+        if !has_run(&ack) {
+            // The reason of the failed start matters more than that of a failed removal.
+            let _ = self.forget();
+            return verdict(&self.what, &ack);
+        }
+        if self.call.has("detach") {
+            let app = &self.scope.app;
+            if self.call.json() {
+                print::json(&json!({"app": app}))?
+            } else {
+                print::line(app.as_str())?
+            }
+            return Ok(0);
+        }
+        let code = self.follow()?;
+        if self.call.has("rm") {
+            self.remove()?;
+        }
+        Ok(code)
+    }
+
+    /// After a failed start with `--rm`. An app of a name given by the user may have run before, and then does so again: it stays.
+    fn forget(&self) -> Result<(), Error> {
+        if self.call.has("rm") && !self.call.has("name") { self.remove() } else { Ok(()) }
+    }
+
+    /// Shows the output until the container has ended.
+    fn follow(&self) -> Result<u8, Error> {
+        let output = Client::request(&self.socket, &Request::Logs { of: self.scope.clone(), follow: true, tail: None })?;
+        let waiting = Client::request(&self.socket, &Request::Wait(self.scope.clone()))?;
+        let (mut end, mut silent, mut stop) = (None, false, None);
+        while end.is_none() || !silent {
+            let open: Vec<&Client> = [(!silent).then_some(&output), end.is_none().then_some(&waiting)].into_iter().flatten().collect();
+            match self.next(&open)? {
+                Event::Signal(signal) if stop.is_some() => return Ok(exit_code(Ended::Signal(signal as i32 as u8))),
+                // The answer comes when it has stopped, which `waiting` tells as well.
+                Event::Signal(_) => stop = Some(self.ask_to_stop()?),
+                Event::Answer(i) if std::ptr::eq(open[i], &output) => match self.show(output.next()?) {
+                    Ok(done) => silent = done,
+                    // Nobody reads: as a program on this device would get SIGPIPE, the app is stopped.
+                    Err(e) if e.is_closed() => (silent, stop) = (true, Some(self.ask_to_stop()?)),
+                    Err(e) => return Err(e),
+                },
+                Event::Answer(_) => match waiting.next()? {
+                    Reply::Exited(how) => end = Some(how),
+                    _ => return Err(unexpected("run")),
+                },
+            }
+        }
+        let end = end.ok_or_else(|| Error::new(Code::Internal, "the end was not recorded"))?;
+        if self.call.json() {
+            // Standard output belongs to the program.
+            let _ = writeln!(std::io::stderr(), "{}", json!({"app": self.scope.app, "exited": ended(end)}));
+        }
+        Ok(exit_code(end))
+    }
+
+    /// True when the output is complete.
+    fn show(&self, reply: Reply) -> Result<bool, Error> {
+        match reply {
+            Reply::Log(chunk) => logs::show(&chunk, false).map(|()| false),
+            Reply::Done => Ok(true),
+            _ => Err(unexpected("run")),
+        }
+    }
+
+    fn interrupted(&self, signal: Signal) -> Result<u8, Error> {
+        self.ask_to_stop()?;
+        self.forget()?;
+        Ok(exit_code(Ended::Signal(signal as i32 as u8)))
+    }
+
+    fn ask_to_stop(&self) -> Result<Client, Error> {
+        Client::request(&self.socket, &Request::Stop(self.scope.clone()))
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        let keeper = Client::request(&self.socket, &Request::Remove { app: self.scope.app.clone(), volumes: false })?;
+        loop {
+            match keeper.next()? {
+                Reply::Ack(ack) => drop(verdict(&format!("cannot remove {}", self.scope.app), &ack)?),
+                Reply::Done => return Ok(()),
+                _ => return Err(unexpected("run")),
+            }
+        }
+    }
+
+    fn next(&self, connections: &[&Client]) -> Result<Event, Error> {
+        let mut set = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        set.extend(connections.iter().map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)));
+        loop {
+            match poll(&mut set, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(e) => return Err(Error::io("cannot wait for keeper", &e.into())),
+            }
+            let ready = set.iter().position(|fd| fd.any().unwrap_or(false));
+            match ready {
+                Some(0) => {
+                    if let Some(signal) = terminal::pending(&self.signals) {
+                        return Ok(Event::Signal(signal));
+                    }
+                }
+                Some(i) => return Ok(Event::Answer(i - 1)),
+                None => {}
+            }
+        }
+    }
+}
+
+/// True when the program was started, also if it ended so soon that the app counts as failed: then its output and code are the answer.
+fn has_run(ack: &Ack) -> bool {
+    ack.state == State::Running || (ack.state == State::Failed && matches!(ack.reason, Some(Reason::CrashLoop | Reason::Health)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_cpus_is_kept_in_thousandths() {
+        for (word, milli) in [("1", 1000), ("0.5", 500), ("0.001", 1), ("1.2345", 1235), ("64", 64000)] {
+            assert_eq!(thousandths(word), Ok(milli), "{word}");
+        }
+        for word in ["", "0", "-1", "+1", "1e3", "inf", "NaN", "1,5", "half", "99999"] {
+            assert!(thousandths(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_a_path_or_a_name() {
+        for (word, expected) in [
+            ("/srv:/data", json!({"type": "bind", "source": "/srv", "target": "/data"})),
+            ("/srv:/data:ro", json!({"type": "bind", "source": "/srv", "target": "/data", "readonly": true})),
+            ("/srv:/data:rw", json!({"type": "bind", "source": "/srv", "target": "/data"})),
+            ("db:/data", json!({"type": "volume", "source": "db", "target": "/data"})),
+        ] {
+            assert_eq!(mount(word).unwrap(), expected, "{word}");
+        }
+        for word in ["", ":", "/srv", "/srv:", ":/data", "/srv:data", "/srv:/data:rx", "/a:/b:ro:x"] {
+            assert!(mount(word).is_err(), "{word}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `status`: why is it not online?
+
+use super::args::Call;
+use super::client::{Client, unexpected};
+use super::print::{self, duration};
+use crate::exit::{Error, visible};
+use crate::ipc::{Link, LinkState, Reply, Request, StatusReport};
+use serde_json::{Value, json};
+
+/// `wherry status`.
+pub fn status(call: &Call) -> Result<u8, Error> {
+    let Reply::Status(report) = Client::ask(&call.socket(), &Request::Status)? else { return Err(unexpected("status")) };
+    if call.json() {
+        print::json(&document(&report))?
+    } else {
+        print::bytes(text(&report).as_bytes())?
+    }
+    Ok(0)
+}
+
+fn text(r: &StatusReport) -> String {
+    let agent = r.agent_pid.map_or_else(|| "not running".to_owned(), |pid| format!("pid {pid}"));
+    let mut lines = vec![
+        ("device", format!("{} (root topic {})", r.device, r.root)),
+        ("keeper", format!("{} (pid {}, boot {})", r.version, r.pid, r.boot)),
+        ("agent", format!("{agent}, restarted {} times", r.agent_restarts)),
+        ("cgroup", r.cgroup.clone()),
+        ("apps", format!("{} running of {}", r.apps.0, r.apps.1)),
+    ];
+    lines.extend(link_lines(&r.link, r.uptime_s));
+    let mut out: String = lines.iter().map(|(name, value)| format!("{name:<14}{}\n", visible(value))).collect();
+    let (cause, next) = diagnose(r);
+    out.push_str(&format!("\n{}\n", visible(&cause)));
+    if let Some(next) = next {
+        out.push_str(&format!("  next: {}\n", visible(&next)));
+    }
+    out
+}
+
+fn link_lines(l: &Link, now: u64) -> Vec<(&'static str, String)> {
+    let ago = |at: Option<u64>| at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", duration(now.saturating_sub(at))));
+    let retry = l.retry_s.map_or_else(String::new, |s| format!(", next attempt in {s}s"));
+    let mut lines = vec![
+        ("link", format!("{}{retry}", word(l.state))),
+        ("broker", if l.broker.is_empty() { "none".into() } else { l.broker.clone() }),
+        ("address", l.address.clone().unwrap_or_else(|| "not resolved".into())),
+        ("error", l.error.clone().unwrap_or_else(|| "none".into())),
+    ];
+    for (topic, answer) in &l.subscriptions {
+        let answer = answer.map_or_else(|| "refused by the broker".to_owned(), |qos| format!("granted, QoS {qos}"));
+        lines.push(("subscription", format!("{topic}: {answer}")));
+    }
+    lines.push(("last in", ago(l.last_in_s)));
+    lines.push(("last out", ago(l.last_out_s)));
+    lines.push(("queue", format!("{} waiting, {} given up", l.queued, l.dropped)));
+    lines.push(("connections", l.conn.to_string()));
+    lines
+}
+
+fn word(state: LinkState) -> &'static str {
+    match state {
+        LinkState::Unconfigured => "unconfigured",
+        LinkState::Connecting => "connecting",
+        LinkState::Online => "online",
+        LinkState::Waiting => "waiting",
+        LinkState::Down => "down",
+    }
+}
+
+/// The most probable cause, and the next step if there is something to do.
+fn diagnose(r: &StatusReport) -> (String, Option<String>) {
+    let link = &r.link;
+    let refused: Vec<&str> = link.subscriptions.iter().filter(|(_, a)| a.is_none()).map(|(t, _)| t.as_str()).collect();
+    let (cause, next) = match link.state {
+        LinkState::Down => (
+            format!("offline: the agent does not run (restarted {} times)", r.agent_restarts),
+            "look into wherry's log for the agent's last words".into(),
+        ),
+        LinkState::Unconfigured => {
+            ("offline: no broker is configured".into(), "add one under \"brokers\" in /etc/wherry/settings.json and restart keeper".into())
+        }
+        LinkState::Online if !refused.is_empty() => (
+            format!("online, but deaf: the broker refused the subscription to {}", refused.join(", ")),
+            format!("let this device read {}/v1/d/{}/in/# in the broker's access list", r.root, r.device),
+        ),
+        LinkState::Online if link.queued > 0 && link.last_out_s.is_none() => (
+            format!("online, but nothing was acknowledged yet ({} waiting)", link.queued),
+            "see whether the broker lets this device write".into(),
+        ),
+        LinkState::Online => return ("online: all is well".into(), None),
+        LinkState::Connecting | LinkState::Waiting => offline(link),
+    };
+    (cause, Some(next))
+}
+
+/// What the last error most probably means. The words are matched because the error comes as a sentence.
+const CAUSES: &[(&[&str], &str, &str)] = &[
+    (
+        &["resolve", "dns", "lookup", "name or service", "no address"],
+        "the broker's name cannot be resolved",
+        "try `nslookup` with that name, and look at /etc/resolv.conf",
+    ),
+    (
+        &["not valid yet", "notvalidyet", "not yet valid"],
+        "the clock is wrong: the certificate is not valid yet",
+        "set the time (`date`), or let NTP do it",
+    ),
+    (&["expired"], "a certificate has expired, or the clock is wrong", "compare `date` with the certificate's dates"),
+    (
+        &["unknownissuer", "unknown issuer", "unknown ca", "unknownca", "self-signed", "self signed"],
+        "the broker's certificate is not from the configured authority",
+        "give the right CA file for this broker in /etc/wherry/settings.json",
+    ),
+    (
+        &["notvalidforname", "not valid for name", "not valid for"],
+        "the broker's certificate is for another name",
+        "use the name in the certificate as the broker's host",
+    ),
+    (
+        &["certificaterequired", "certificate required", "handshakefailure", "handshake failure", "bad certificate", "badcertificate"],
+        "the broker does not accept this device's certificate",
+        "see that certificate and key in the settings are those that the broker knows",
+    ),
+    (&["tls", "certificate", "handshake"], "TLS fails", "see that the port speaks TLS (usually 8883) and that the CA file fits"),
+    (
+        &["not authorized", "notauthorized", "bad user", "badusername", "password", "unauthorized"],
+        "the broker refuses the login",
+        "compare user and password in /etc/wherry/settings.json with the broker's",
+    ),
+    (
+        &["connection refused"],
+        "nobody listens at that address and port",
+        "see that the broker runs and that the port is right (1883 plain, 8883 TLS)",
+    ),
+    (&["unreachable", "no route"], "there is no route to the broker", "look at the WAN: `ip route`, then ping the address"),
+    (&["timed out", "timeout"], "the broker does not answer", "a firewall may drop the packets: try another network or port"),
+    (
+        &["reset", "closed", "eof", "broken pipe"],
+        "the broker closes the connection",
+        "the broker's log says why; two devices with the same id do this to each other",
+    ),
+];
+
+fn offline(link: &Link) -> (String, String) {
+    let Some(error) = &link.error else {
+        return (format!("offline: still connecting to {}", link.broker), "wait a moment and ask again".into());
+    };
+    let lower = error.to_lowercase();
+    let found = CAUSES.iter().find(|(words, ..)| words.iter().any(|w| lower.contains(w)));
+    let (cause, next) =
+        found.map_or((error.as_str(), "the error above is all that is known; the broker's log may say more"), |(_, c, n)| (*c, *n));
+    (format!("offline: {cause} ({})", link.broker), next.to_owned())
+}
+
+fn document(r: &StatusReport) -> Value {
+    let (cause, next) = diagnose(r);
+    let l = &r.link;
+    let subscriptions: Vec<Value> = l.subscriptions.iter().map(|(topic, qos)| json!({"topic": topic, "qos": qos})).collect();
+    json!({
+        "version": r.version, "device": r.device, "root": r.root, "boot": r.boot, "uptime_s": r.uptime_s, "pid": r.pid,
+        "agent": {"pid": r.agent_pid, "restarts": r.agent_restarts}, "cgroup": r.cgroup, "apps": {"running": r.apps.0, "all": r.apps.1},
+        "link": {
+            "state": l.state, "broker": l.broker, "address": l.address, "error": l.error, "subscriptions": subscriptions,
+            "last_in_s": l.last_in_s, "last_out_s": l.last_out_s, "queued": l.queued, "dropped": l.dropped, "conn": l.conn, "retry_s": l.retry_s,
+        },
+        "cause": cause, "next": next,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(state: LinkState, error: Option<&str>) -> StatusReport {
+        StatusReport {
+            version: "1".into(),
+            device: "r17".parse().unwrap(),
+            root: "wherry".into(),
+            boot: 3,
+            uptime_s: 100,
+            pid: 1,
+            agent_pid: Some(2),
+            agent_restarts: 0,
+            link: Link { state, broker: "b:8883".into(), error: error.map(str::to_owned), last_in_s: Some(40), ..Link::default() },
+            cgroup: "v2".into(),
+            apps: (1, 2),
+        }
+    }
+
+    #[test]
+    fn each_error_has_its_cause() {
+        for (error, cause) in [
+            ("cannot resolve b: no address", "name cannot be resolved"),
+            ("TLS: invalid peer certificate: Expired", "has expired"),
+            ("TLS: invalid peer certificate: NotValidYet", "clock is wrong"),
+            ("TLS: invalid peer certificate: UnknownIssuer", "not from the configured authority"),
+            ("TLS: received fatal alert: HandshakeFailure", "does not accept this device's certificate"),
+            ("TLS: got InvalidContentType", "TLS fails"),
+            ("CONNACK: NotAuthorized", "refuses the login"),
+            ("connection refused", "nobody listens"),
+            ("Network is unreachable", "no route"),
+            ("timed out", "does not answer"),
+            ("Connection reset by peer", "closes the connection"),
+            ("something new", "something new"),
+        ] {
+            let (text, next) = diagnose(&report(LinkState::Waiting, Some(error)));
+            assert!(text.starts_with("offline: ") && text.contains(cause) && next.is_some(), "{error}: {text}");
+        }
+    }
+
+    #[test]
+    fn being_online_is_not_enough_when_the_broker_refused_a_subscription() {
+        let mut r = report(LinkState::Online, None);
+        assert_eq!(diagnose(&r), ("online: all is well".into(), None));
+        r.link.subscriptions = vec![("a".into(), Some(1)), ("wherry/v1/d/r17/in/#".into(), None)];
+        let (text, next) = diagnose(&r);
+        assert!(text.contains("deaf") && next.unwrap().contains("access list"), "{text}");
+    }
+
+    #[test]
+    fn the_states_without_a_link_say_what_to_do() {
+        for (state, cause) in
+            [(LinkState::Unconfigured, "no broker"), (LinkState::Down, "agent does not run"), (LinkState::Connecting, "still connecting")]
+        {
+            let (text, next) = diagnose(&report(state, None));
+            assert!(text.contains(cause) && next.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ages_refer_to_the_device_clock() {
+        assert!(text(&report(LinkState::Online, None)).contains("last in       1m 0s ago\nlast out      never\n"));
+    }
+}

@@ -1,0 +1,366 @@
+//! The table of commands. The parser, the help, the manual and the completions all read this one.
+
+use super::args::Call;
+use super::{apply, check, control, exec, help, list, logs, run, stats, status, validate};
+use crate::exit::Error;
+
+/// One command.
+pub struct Verb {
+    /// What one types.
+    pub name: &'static str,
+    /// Operands and the most used options.
+    pub synopsis: &'static str,
+    /// What it does, in one line.
+    pub line: &'static str,
+    /// What one should know before using it.
+    pub text: &'static str,
+    /// Its own options.
+    pub options: &'static [Opt],
+    /// Command lines with what they do.
+    pub examples: &'static [(&'static str, &'static str)],
+    /// Fewest operands.
+    pub min: usize,
+    /// Most operands.
+    pub max: usize,
+    /// All behind the first operand belongs to a program.
+    pub rest: bool,
+    /// What does it; `None` for a role, which `main` starts before the command line is looked at.
+    pub run: Option<fn(&Call) -> Result<u8, Error>>,
+}
+
+/// One option.
+pub struct Opt {
+    /// `-x`.
+    pub short: Option<char>,
+    /// `--long`.
+    pub long: &'static str,
+    /// What follows it.
+    pub takes: Takes,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// What follows an option.
+#[derive(Clone, Copy)]
+pub enum Takes {
+    /// Nothing.
+    Nothing,
+    /// A value, shown by this name.
+    Value(&'static str),
+    /// A whole number, if one stands there.
+    Number(&'static str),
+}
+
+const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
+    Opt { short, long, takes: Takes::Nothing, help }
+}
+
+const fn value(short: Option<char>, long: &'static str, name: &'static str, help: &'static str) -> Opt {
+    Opt { short, long, takes: Takes::Value(name), help }
+}
+
+/// Options of every command.
+pub const GLOBAL: &[Opt] = &[
+    flag(Some('h'), "help", "show this help"),
+    flag(None, "json", "answer in JSON, for programs"),
+    value(None, "socket", "PATH", "keeper's socket (default: $WHERRY_SOCKET, else /run/wherry/control.sock)"),
+    flag(Some('V'), "version", "show the version"),
+];
+
+const PLAIN: Verb =
+    Verb { name: "", synopsis: "", line: "", text: "", options: &[], examples: &[], min: 0, max: 0, rest: false, run: None };
+
+/// All commands, in the order of the help.
+pub const VERBS: &[Verb] = &[
+    Verb {
+        name: "run",
+        synopsis: "[--rm] [-d] [-e K=V]... [-m SIZE] [-v SRC:DST] IMAGE-PATH [CMD...]",
+        line: "make a manifest for an image, apply it, and show the output until it ends",
+        text: "\
+IMAGE-PATH is an OCI layout directory or a tar file on this device (OCI archive, docker archive, or a plain root
+file system), or a reference such as oci:/path:tag. CMD replaces the image's command; its entrypoint stays.
+Without --name, the app is called after the image with a random ending. It is never restarted by itself.
+Ctrl-C stops it. The exit code is the program's own, or 128 and the number of the signal that ended it.",
+        options: &[
+            flag(None, "rm", "remove the app when it has ended"),
+            flag(Some('d'), "detach", "do not wait: print the app's name and return"),
+            value(Some('e'), "env", "K=V", "set a variable; K alone takes its value from the caller"),
+            value(Some('m'), "memory", "SIZE", "limit of memory, such as 64M"),
+            value(None, "cpus", "N", "limit of CPU time, such as 0.5"),
+            value(None, "pids", "N", "limit of processes and threads"),
+            value(Some('v'), "volume", "SRC:DST[:ro]", "bind the path SRC of the device to DST; a SRC without / is a named volume"),
+            value(Some('u'), "user", "USER[:GROUP]", "run as this user of the image"),
+            value(Some('w'), "workdir", "DIR", "working directory"),
+            value(None, "name", "NAME", "name of the app"),
+            value(None, "net", "none|host", "network: none (loopback alone), or the device's own"),
+            flag(None, "read-only", "no writable layer over the image"),
+            value(None, "hostname", "NAME", "host name inside"),
+            flag(None, "print-manifest", "print the manifest and do nothing"),
+        ],
+        examples: &[
+            ("wherry run --rm ./busybox.tar uname -a", "one program, and nothing stays"),
+            ("wherry run -d --name web -m 64M --net host oci:/srv/images/nginx:1.27", "in the background"),
+            ("wherry run --print-manifest --name web ./nginx > web.json", "the beginning of a manifest of your own"),
+        ],
+        min: 1,
+        max: 1,
+        rest: true,
+        run: Some(run::run),
+    },
+    Verb {
+        name: "apply",
+        synopsis: "[--no-wait] FILE|-",
+        line: "bring an app to what a manifest says",
+        text: "\
+FILE is a manifest or a tombstone of at most 32 KiB; - is standard input. It is checked here first. Each step is shown
+until the app runs, or is rejected or failed, with the reason's word in parentheses. What ran before then runs still.
+With --json, each step is one JSON document on its own line.",
+        options: &[flag(None, "no-wait", "return as soon as keeper has accepted it")],
+        examples: &[
+            ("wherry apply web.json", "start or change the app"),
+            ("wherry run --print-manifest --name web ./nginx | wherry apply -", "by a pipe"),
+        ],
+        min: 1,
+        max: 1,
+        run: Some(apply::apply),
+        ..PLAIN
+    },
+    Verb {
+        name: "rm",
+        synopsis: "[--volumes] APP",
+        line: "stop and remove an app that was applied on this device",
+        text: "Volumes stay unless --volumes says otherwise. An app that came by MQTT is removed there, by a tombstone.",
+        options: &[flag(None, "volumes", "remove its volumes too")],
+        examples: &[("wherry rm web", "stop and remove it")],
+        min: 1,
+        max: 1,
+        run: Some(apply::remove),
+        ..PLAIN
+    },
+    Verb {
+        name: "ls",
+        line: "list apps and containers",
+        text: "\
+STATE is waiting, fetching, created, starting, running, paused, stopping, exited, restarting, or failed; of an app
+without containers, the state of its manifest. UP is the time since the start. A * behind an app says that it was stopped or
+started by hand. Notes below the table say what limits the kernel cannot enforce, and why a container failed.",
+        examples: &[("wherry ls", "what runs"), ("wherry ls --json", "the same for a program")],
+        run: Some(list::list),
+        ..PLAIN
+    },
+    Verb {
+        name: "info",
+        synopsis: "APP[/CONTAINER]",
+        line: "show all settings of an app, as they are in force",
+        text: "What the manifest says and what follows where it says nothing. With /CONTAINER, only that container.",
+        examples: &[("wherry info web/nginx", "one container"), ("wherry info web --json", "as a JSON document")],
+        min: 1,
+        max: 1,
+        run: Some(list::info),
+        ..PLAIN
+    },
+    Verb {
+        name: "start",
+        synopsis: "APP[/CONTAINER]",
+        line: "start what was stopped by hand, or has ended",
+        text: "Without /CONTAINER, all containers of the app.",
+        examples: &[("wherry start web", "all its containers")],
+        min: 1,
+        max: 1,
+        run: Some(control::start),
+        ..PLAIN
+    },
+    Verb {
+        name: "stop",
+        synopsis: "APP[/CONTAINER]",
+        line: "stop by hand, until started again or changed by a newer manifest",
+        text: "Sends the stop signal, and SIGKILL after the manifest's timeout. Returns when it is stopped.",
+        examples: &[("wherry stop web/nginx", "one container")],
+        min: 1,
+        max: 1,
+        run: Some(control::stop),
+        ..PLAIN
+    },
+    Verb {
+        name: "restart",
+        synopsis: "APP[/CONTAINER]",
+        line: "stop and start",
+        text: "Returns when it runs again.",
+        examples: &[("wherry restart web", "all its containers")],
+        min: 1,
+        max: 1,
+        run: Some(control::restart),
+        ..PLAIN
+    },
+    Verb {
+        name: "logs",
+        synopsis: "[-f] [-n BYTES] APP[/CONTAINER]",
+        line: "print the output of a container",
+        text: "\
+Prints what the container wrote to its standard output and error, byte for byte, as far as its ring in memory holds it.
+How many bytes were lost is said on standard error. With --json, each piece is one JSON document: text (bytes that are not
+UTF-8 become U+FFFD) and lost.",
+        options: &[
+            flag(Some('f'), "follow", "stay until the container ends"),
+            value(Some('n'), "tail", "BYTES", "only so many of the last bytes, such as 4K"),
+        ],
+        examples: &[("wherry logs -n 2K web", "the end"), ("wherry logs -f web/nginx", "as it comes")],
+        min: 1,
+        max: 1,
+        run: Some(logs::logs),
+        ..PLAIN
+    },
+    Verb {
+        name: "exec",
+        synopsis: "[-it] [-u USER] [-w DIR] [-e K=V]... APP[/CONTAINER] CMD...",
+        line: "run a program in a running container",
+        text: "\
+The program joins all namespaces and the control group of the container and keeps its limits and its system call filter.
+Without -t it has the caller's own standard input, output and error. With -t it has a terminal of its own.
+The exit code is the program's own, or 128 and the number of the signal that ended it.
+With --json, one JSON document on standard error says how it ended: standard output is the program's.",
+        options: &[
+            flag(Some('i'), "interactive", "pass standard input (always so; accepted out of habit)"),
+            flag(Some('t'), "tty", "give it a terminal"),
+            value(Some('u'), "user", "USER[:GROUP]", "run as this user of the image"),
+            value(Some('w'), "workdir", "DIR", "working directory"),
+            value(Some('e'), "env", "K=V", "set a variable; K alone takes its value from the caller"),
+        ],
+        examples: &[("wherry exec -it web sh", "a shell"), ("wherry exec web cat /etc/passwd > passwd", "its output to a file")],
+        min: 1,
+        max: 1,
+        rest: true,
+        run: Some(exec::exec),
+        ..PLAIN
+    },
+    Verb {
+        name: "stats",
+        synopsis: "[--watch [SECONDS]]",
+        line: "show what each container uses",
+        text: "\
+CPU% is of one CPU, between two readings one second apart. WORKING-SET is memory without what the kernel can drop at once. OOM
+counts processes that the kernel killed for lack of memory, THROTTLED is the time held back by the CPU limit. NET and IO are
+bytes in / out since the start. A - is a figure that this kernel cannot give; the reason stands below the table.",
+        options: &[Opt {
+            short: None,
+            long: "watch",
+            takes: Takes::Number("SECONDS"),
+            help: "again every SECONDS (default 2), until interrupted",
+        }],
+        examples: &[("wherry stats", "once"), ("wherry stats --watch 5", "every five seconds"), ("wherry stats --json", "for a program")],
+        run: Some(stats::stats),
+        ..PLAIN
+    },
+    Verb {
+        name: "status",
+        line: "show the device and its link: why is it not online?",
+        text: "\
+Shows the broker, the address its name resolved to, the last error (name, TCP, TLS, login), the broker's answer to each
+subscription, the age of the last message each way, and what waits to be sent. The last line names the most
+probable cause and what to do next.",
+        examples: &[("wherry status", "for a person"), ("wherry status --json", "for a program: link.state is online when all is well")],
+        run: Some(status::status),
+        ..PLAIN
+    },
+    Verb {
+        name: "check",
+        line: "tell whether this kernel has what containers need",
+        text: "\
+Looks, changes nothing, and needs no keeper. Each fact is present, missing or degraded, with what follows from it and the kernel
+configuration symbol. The exit code is 0 when containers can run here, else 1.",
+        examples: &[("wherry check", "before the installation"), ("wherry check --json", "for a program: usable is true or false")],
+        run: Some(check::check),
+        ..PLAIN
+    },
+    Verb {
+        name: "validate",
+        synopsis: "FILE...",
+        line: "check manifests or the settings file, and print every fault",
+        text: "\
+What a file is, follows from its content. Needs no keeper. - is standard input. The exit code is 65 when a file has a fault.",
+        examples: &[("wherry validate web.json", "a manifest"), ("wherry validate /etc/wherry/settings.json", "the device's settings")],
+        min: 1,
+        max: usize::MAX,
+        run: Some(validate::validate),
+        ..PLAIN
+    },
+    Verb {
+        name: "schema",
+        line: "print the JSON Schema of the manifest",
+        text: "For editors and for programs that write manifests.",
+        examples: &[("wherry schema > wherry.schema.json", "into a file")],
+        run: Some(validate::schema),
+        ..PLAIN
+    },
+    Verb {
+        name: "version",
+        line: "show the version of this program and of keeper",
+        text: "Both differ after an installation until `wherry upgrade`.",
+        examples: &[("wherry version", "both, if keeper runs")],
+        run: Some(control::version),
+        ..PLAIN
+    },
+    Verb {
+        name: "upgrade",
+        line: "let keeper take over the program now on disk, while containers run on",
+        text: "Keeper keeps its process id and its containers. The agent is started again.",
+        examples: &[("wherry upgrade && wherry version", "after an installation")],
+        run: Some(control::upgrade),
+        ..PLAIN
+    },
+    Verb {
+        name: "keeper",
+        synopsis: "[--settings FILE]",
+        line: "the daemon, started by the device's service manager",
+        text: "Owns the containers. Settings are in /etc/wherry/settings.json unless named otherwise; `wherry validate` checks them.",
+        options: &[value(None, "settings", "FILE", "the settings file")],
+        examples: &[("wherry keeper --settings ./settings.json", "in the foreground, with settings of its own")],
+        ..PLAIN
+    },
+    Verb {
+        name: "help",
+        synopsis: "[COMMAND]",
+        line: "show all commands, or one with its options and examples",
+        text: "With --json, the table of commands and options, for programs that make completions.",
+        examples: &[("wherry help run", "all about one command")],
+        max: 1,
+        run: Some(help::verb),
+        ..PLAIN
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_described_and_shown_by_example() {
+        for v in VERBS {
+            assert!(!v.line.is_empty() && !v.text.is_empty() && !v.examples.is_empty(), "{}", v.name);
+            assert!(v.min <= v.max, "{}", v.name);
+            for (command, _) in v.examples {
+                assert!(command.contains(&format!("wherry {}", v.name)), "{command}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_option_has_two_meanings() {
+        for v in VERBS {
+            let all: Vec<&Opt> = v.options.iter().chain(GLOBAL).collect();
+            for (i, a) in all.iter().enumerate() {
+                for b in &all[i + 1..] {
+                    assert!(a.long != b.long && (a.short.is_none() || a.short != b.short), "{}: {}", v.name, a.long);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_fits_a_terminal_that_is_not_wide() {
+        for v in VERBS {
+            assert!(v.line.len() <= 80, "{}", v.name);
+            assert!(v.text.lines().all(|l| l.len() <= 130), "{}", v.name);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Where log lines go: one line for each event, rate limited, to standard error or to the system log.
+
+use crate::exit::visible;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::io::Write;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Longest line in bytes; the rest is cut off.
+const MAX_LINE: usize = 1024;
+
+/// An identical line within this time is counted, not written.
+const REPEAT: Duration = Duration::from_secs(1);
+
+/// The environment variable that sets the level: `off error warn info debug trace`.
+pub const LEVEL: &str = "WHERRY_LOG";
+
+/// Takes over the `log` facade for this process. `role` stands in front of each line. The level comes from [`LEVEL`], else from
+/// `settings`, else it is `info`. Later calls change nothing.
+pub fn init(role: &'static str, settings: Option<LevelFilter>) {
+    let level = std::env::var(LEVEL).ok().and_then(|word| word.parse().ok()).or(settings).unwrap_or(LevelFilter::Info);
+    let sink = Sink { role, system: system_log(), last: Mutex::new(Repeats::default()) };
+    if log::set_boxed_logger(Box::new(sink)).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+struct Sink {
+    role: &'static str,
+    /// `None`: standard error.
+    system: Option<UnixDatagram>,
+    last: Mutex<Repeats>,
+}
+
+/// The system log, when standard error leads nowhere: a daemon whose descriptor 2 is `/dev/null`.
+fn system_log() -> Option<UnixDatagram> {
+    let null = nix::sys::stat::stat("/dev/null").ok()?;
+    let here = nix::sys::stat::fstat(std::io::stderr()).ok()?;
+    if here.st_rdev != null.st_rdev || here.st_mode & nix::libc::S_IFMT != nix::libc::S_IFCHR {
+        return None;
+    }
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.connect("/dev/log").ok()?;
+    // A system log that does not read must not stop us.
+    socket.set_nonblocking(true).ok()?;
+    Some(socket)
+}
+
+impl Log for Sink {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = line(self.role, record);
+        let Ok(mut last) = self.last.lock() else { return };
+        for out in last.pass(record.level(), text, crate::sys::time::boottime()) {
+            self.write(out.0, &out.1);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl Sink {
+    // A log that cannot be written is no reason to fail, and there is no place left to say so.
+    fn write(&self, level: Level, text: &str) {
+        let _ = match &self.system {
+            Some(socket) => socket.send(format!("<{}>wherry[{}]: {text}", priority(level), std::process::id()).as_bytes()).map(|_| ()),
+            None => std::io::stderr().write_all(format!("{text}\n").as_bytes()),
+        };
+    }
+}
+
+fn line(role: &str, record: &Record<'_>) -> String {
+    let mut text = format!("{role}: {}{}", word(record.level()), visible(&record.args().to_string()));
+    if text.len() > MAX_LINE {
+        let end = (0..=MAX_LINE).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error: ",
+        Level::Warn => "warning: ",
+        _ => "",
+    }
+}
+
+/// Facility daemon (3) and the severity, as RFC 3164 section 4.1.1 packs them.
+fn priority(level: Level) -> u8 {
+    let severity = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    3 * 8 + severity
+}
+
+/// The last line written, and how often it came again since.
+#[derive(Default)]
+struct Repeats {
+    last: Option<(Level, String, Duration)>,
+    again: u32,
+}
+
+impl Repeats {
+    /// The lines to write now that `text` came at time `now`: none, itself, or the count of what was held back and itself.
+    fn pass(&mut self, level: Level, text: String, now: Duration) -> Vec<(Level, String)> {
+        if self.last.as_ref().is_some_and(|(_, old, at)| *old == text && now.saturating_sub(*at) < REPEAT) {
+            self.again = self.again.saturating_add(1);
+            return Vec::new();
+        }
+        let mut out = Vec::new();
+        if let (Some((level, old, _)), true) = (&self.last, self.again > 0) {
+            out.push((*level, format!("{old} ({} more times)", self.again)));
+        }
+        self.again = 0;
+        self.last = Some((level, text.clone(), now));
+        out.push((level, text));
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(r: &mut Repeats, text: &str, ms: u64) -> Vec<String> {
+        r.pass(Level::Info, text.into(), Duration::from_millis(ms)).into_iter().map(|(_, t)| t).collect()
+    }
+
+    #[test]
+    fn a_line_that_repeats_within_a_second_is_counted() {
+        let mut r = Repeats::default();
+        assert_eq!(pass(&mut r, "a", 0), ["a"]);
+        assert!(pass(&mut r, "a", 10).is_empty());
+        assert!(pass(&mut r, "a", 999).is_empty());
+        assert_eq!(pass(&mut r, "b", 1000), ["a (2 more times)", "b"]);
+        assert_eq!(pass(&mut r, "a", 1001), ["a"]);
+        assert_eq!(pass(&mut r, "a", 2001), ["a"]);
+    }
+
+    #[test]
+    fn a_line_is_one_line_and_bounded() {
+        let long = "é".repeat(MAX_LINE);
+        let text = line("keeper", &Record::builder().level(Level::Warn).args(format_args!("a\n{long}")).build());
+        assert!(text.starts_with("keeper: warning: a é") && text.len() <= MAX_LINE && !text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn priorities_are_those_of_the_daemon_facility() {
+        assert_eq!((priority(Level::Error), priority(Level::Info)), (27, 30));
+    }
+}
