@@ -1,6 +1,28 @@
 //! One container: its checked [`Spec`] and the parts that launch and pid 1 put together.
+//!
+//! Reading order: [`build`] makes the spec; `launch` (outside) and `init` (pid 1) run the steps; the rooms here are the steps.
+//!
+//! | room | step |
+//! |---|---|
+//! | `mounts` | proc, dev, sys, cgroup view, the manifest's own mounts, all by descriptor |
+//! | `mask` | masked and read-only paths |
+//! | `resolve` | a path below a root that it cannot leave |
+//! | `pivot` | the new root, and nothing of the old |
+//! | `user` | names to numbers, by the container's own files |
+//! | `payload` | the last steps before exec |
 
+pub mod caps;
+pub mod exit_record;
+pub(crate) mod fail;
+mod mask;
+mod merge;
+pub(crate) mod mounts;
+pub(crate) mod payload;
+pub(crate) mod pivot;
+mod resolve;
 pub mod seccomp;
 mod spec;
+pub mod user;
 
+pub use merge::{build, stop_signal};
 pub use spec::{Spec, Wiring};

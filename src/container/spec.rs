@@ -37,6 +37,9 @@ pub struct Spec {
     pub init: bool,
     /// cgroup limits.
     pub resources: Resources,
+    /// Those of `capabilities` that a payload keeps even when it is not root (ambient): the ones asked for by name. The rest of the
+    /// set is then only the bound of what set-user-id programs can gain, as with other runtimes.
+    pub ambient: u64,
 }
 
 /// Where the host side of one start is: what launch needs beside the [`Spec`].

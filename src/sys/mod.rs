@@ -2,6 +2,7 @@
 //!
 //! Every block states why it is sound. Nothing here decides anything: arguments in, kernel answer out.
 
+pub mod caps;
 pub mod exe;
 pub mod fd;
 pub mod privilege;
@@ -9,6 +10,12 @@ pub mod probe;
 pub mod process;
 pub mod seccomp;
 pub mod reactor;
+pub mod limits;
+pub mod mount;
+pub mod pid1;
+pub mod process;
+pub mod pty;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod time;
