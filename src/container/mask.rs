@@ -16,9 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What others mask too, and `mtd`, the map of a router's flash.
-const PROC_MASKED: [&str; 11] = [
-    "acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "mtd", "sched_debug", "scsi", "timer_list", "timer_stats",
-];
+const PROC_MASKED: [&str; 11] =
+    ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "mtd", "sched_debug", "scsi", "timer_list", "timer_stats"];
 
 /// Whoever writes these acts on the whole machine.
 const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];

@@ -66,6 +66,15 @@ fn env(wanted: &Container, image: &Config) -> Vec<String> {
     env
 }
 
+/// The container's variables with those of an exec; a terminal needs a type.
+pub(crate) fn join_env(container: &[String], own: &[String], terminal: bool) -> Vec<String> {
+    let mut env: Vec<String> = if terminal { vec!["TERM=xterm".to_owned()] } else { Vec::new() };
+    for entry in container.iter().chain(own) {
+        set(&mut env, entry.clone());
+    }
+    env
+}
+
 /// Adds `NAME=value`, in the place of an entry of the same name if there is one.
 pub(super) fn set(env: &mut Vec<String>, entry: String) {
     let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
@@ -80,9 +89,7 @@ pub(super) fn set(env: &mut Vec<String>, entry: String) {
 mod tests {
     use super::*;
     use crate::image::{Reference, Source};
-    use crate::manifest::{
-        Full, Image, Log, Network, Resources, Restart, RestartPolicy, Rootfs, Seccomp, Security, Stop,
-    };
+    use crate::manifest::{Full, Image, Log, Network, Resources, Restart, RestartPolicy, Rootfs, Seccomp, Security, Stop};
     use std::time::Duration;
 
     fn strings(list: &[&str]) -> Vec<String> {

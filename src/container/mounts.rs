@@ -29,8 +29,7 @@ const BYTES_PER_INODE: u64 = 4096;
 const FEWEST_INODES: u64 = 1024;
 
 /// Character devices of `/dev`: name, major, minor (devices.txt of the kernel).
-const NODES: [(&str, u64, u64); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const NODES: [(&str, u64, u64); 6] = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Links of `/dev`: target, name.
 const LINKS: [(&str, &str); 5] = [
@@ -52,6 +51,16 @@ impl Tree {
     /// Copies the mount at `place`, with the mounts below if `recursive`.
     pub fn copy(place: impl AsFd, recursive: bool) -> io::Result<Self> {
         Ok(Self { fd: mount::copy(place, recursive)?, recursive })
+    }
+
+    /// Copies for a bind mount: with the mounts below, unless the kernel (before 5.12) could not make these read-only along with it.
+    pub fn bind(place: impl AsFd) -> io::Result<Self> {
+        let whole = Self::copy(&place, true)?;
+        match mount::restrict(&whole.fd, 0, true) {
+            Err(e) if e.raw_os_error() == Some(Errno::ENOSYS as i32) => Self::copy(place, false),
+            Err(e) => Err(e),
+            Ok(()) => Ok(whole),
+        }
     }
 
     /// Attaches it with further attributes. Before Linux 5.12 a mount gets these only once it hangs, and one at a time: the

@@ -74,9 +74,8 @@ fn ensure(root: BorrowedFd<'_>, path: &str, kind: Kind, owner: (u32, u32), left:
 
 fn make(parent: BorrowedFd<'_>, name: &str, kind: Kind, owner: (u32, u32)) -> io::Result<()> {
     let made = match kind {
-        Kind::Dir => mkdirat(parent, name, Mode::from_bits_truncate(0o755)).and_then(|()| {
-            openat(parent, name, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-        }),
+        Kind::Dir => mkdirat(parent, name, Mode::from_bits_truncate(0o755))
+            .and_then(|()| openat(parent, name, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())),
         Kind::File => {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_WRONLY;
             openat(parent, name, flags, Mode::from_bits_truncate(0o644))

@@ -68,7 +68,8 @@ fn number(field: Option<&&str>) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# comment\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:nonsense:1::/:\n7:x:70:70::/seven:\n";
+    const PASSWD: &[u8] =
+        b"root:x:0:0:root:/root:/bin/sh\n# comment\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:nonsense:1::/:\n7:x:70:70::/seven:\n";
     const GROUP: &[u8] = b"root:x:0:\nwheel:x:10:root,app\ndialout:x:20:app\napp:x:1001:\n";
 
     fn check(wanted: &str, uid: u32, gid: u32, groups: &[u32], home: &str) {

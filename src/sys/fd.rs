@@ -60,6 +60,33 @@ fn cloexec_by_proc(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor from [`FIRST`] up but `keep`. For a process that only leaves by `exit_now`: whatever owned the others here is
+/// never dropped, so no number is closed twice.
+pub fn close_other_than(keep: &[BorrowedFd<'_>]) {
+    let mut numbers: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).filter(|n| *n >= FIRST).collect();
+    numbers.sort_unstable();
+    let mut from = FIRST;
+    for number in numbers.into_iter().chain([RawFd::MAX]) {
+        close_span(from, number - 1);
+        from = number.saturating_add(1);
+    }
+}
+
+fn close_span(first: RawFd, last: RawFd) {
+    if first > last {
+        return;
+    }
+    // SAFETY: takes integers; the caller's promise is that nobody uses these descriptors any more.
+    let ret = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
+    if ret == -1 {
+        // Before Linux 5.9: one by one, up to the usual limit of 1024.
+        for number in first..=last.min(1023) {
+            // SAFETY: as above; a closed number answers EBADF.
+            unsafe { libc::close(number) };
+        }
+    }
+}
+
 /// Reads to the end, but never more than `max` bytes.
 ///
 /// # Errors

@@ -1,0 +1,120 @@
+//! Pid 1 of a container, from its clone on. Our code in the container's namespaces: until the payload runs, nothing of the image has.
+//!
+//! It is never exec'd, so what reads it through procfs sees the sealed program (CVE-2019-5736), and it stays non-dumpable.
+
+mod reap;
+
+use crate::container::fail::{OrFail, launch};
+use crate::container::mounts::{self, Sources};
+use crate::container::payload::{Payload, Wanted, give_up};
+use crate::container::{Spec, pivot};
+use crate::ipc::{Conn, Failure, ToLaunch};
+use crate::manifest::Network;
+use crate::sys::limits::loopback_up;
+use crate::sys::pid1;
+use crate::sys::process::{CloneArgs, Cloned, clone, exit_now};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::stat::Mode;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What launch leaves to pid 1.
+pub struct Start {
+    /// The container.
+    pub spec: Spec,
+    /// Its future root.
+    pub root: OwnedFd,
+    /// The host's side of its mounts.
+    pub sources: Sources,
+    /// Where its output goes.
+    pub log: OwnedFd,
+    /// Where its end is recorded.
+    pub record: File,
+}
+
+/// Runs pid 1.
+pub fn main(conn: &Conn, start: Start) -> ! {
+    match conn.recv::<ToLaunch>() {
+        Ok(Some(ToLaunch::Go)) => {}
+        // Keeper did not record us, so we must not become a container.
+        _ => exit_now(0),
+    }
+    let Start { spec, root, sources, log, record } = start;
+    let payload = match enter(&spec, root, sources, log) {
+        Ok(payload) => payload,
+        Err(failure) => give_up(conn, failure),
+    };
+    if spec.init { supervise(conn, &payload, &record) } else { give_up(conn, payload.exec(None)) }
+}
+
+/// From the host's view to the container's.
+fn enter(spec: &Spec, root: OwnedFd, sources: Sources, log: OwnedFd) -> Result<Payload, Failure> {
+    own_cgroup_root()?;
+    if spec.network == Network::None {
+        loopback_up().or_fail(|| "bring the loopback interface up")?;
+    }
+    sethostname(&spec.hostname).or_fail(|| format!("set the host name {}", spec.hostname))?;
+    mounts::all(root.as_fd(), spec, &sources)?;
+    // The host's side of the mounts is no longer needed, and must not be when the host's root is gone.
+    drop(sources);
+    pivot::into(root.as_fd())?;
+    let wanted = Wanted { argv: &spec.argv, env: spec.env.clone(), user: &spec.user, workdir: &spec.workdir, make_workdir: true };
+    let payload = Payload::prepare(spec, wanted)?;
+    if spec.readonly {
+        // The working directory was the last thing to be made.
+        mounts::make_read_only(root.as_fd()).or_fail(|| "make the root file system read-only")?;
+    }
+    setsid().or_fail(|| "start a session")?;
+    stdio(&payload, log)?;
+    Ok(payload)
+}
+
+/// The group we are in by now becomes the root of what the container sees; made before attaching, the namespace would show the host's path.
+fn own_cgroup_root() -> Result<(), Failure> {
+    match unshare(CloneFlags::CLONE_NEWCGROUP) {
+        // A kernel without cgroups knows no such namespace.
+        Err(Errno::EINVAL) => Ok(()),
+        other => other.or_fail(|| "unshare the cgroup namespace"),
+    }
+}
+
+/// Nothing to read, and the log to write to: opened for both directions by keeper, so that writing never is SIGPIPE while keeper is away.
+fn stdio(payload: &Payload, log: OwnedFd) -> Result<(), Failure> {
+    let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(|| "open the container's /dev/null")?;
+    payload.own(log.as_fd())?;
+    dup2_stdin(null).and_then(|()| dup2_stdout(&log)).and_then(|()| dup2_stderr(&log)).or_fail(|| "set standard input and output")
+}
+
+/// Clones the payload and stays as its parent, with no more rights than that takes.
+fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
+    // Before the clone, so that no signal is lost between it and our first wait.
+    let cloned = pid1::block_all().and_then(|()| clone(CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None }));
+    let child = match cloned.or_fail(|| "clone the payload") {
+        Ok(Cloned::Child) => give_up(conn, payload.exec(None)),
+        Ok(Cloned::Parent(child)) => child.pid,
+        Err(failure) => give_up(conn, failure),
+    };
+    // The payload may run by now; it cannot trace us (we are non-dumpable), and signals are all that it can send.
+    if let Err(failure) = confine() {
+        give_up(conn, failure);
+    }
+    crate::sys::fd::close_other_than(&[record.as_fd()]);
+    reap::until_end(child, record)
+}
+
+fn confine() -> Result<(), Failure> {
+    const CAP_KILL: u64 = 1 << 5;
+    prctl::set_name(c"wherry-init").or_fail(|| "name pid 1")?;
+    crate::container::caps::bound(CAP_KILL)?;
+    crate::container::caps::settle(CAP_KILL, 0)?;
+    prctl::set_no_new_privs().or_fail(|| "set no_new_privs")?;
+    if prctl::get_dumpable().or_fail(|| "ask whether pid 1 is dumpable")? {
+        return Err(launch("cannot confine pid 1: it is dumpable"));
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Role `launch`: everything on the host's side of one start (or one exec), then gone. Keeper talks to it over descriptor 3.
+//!
+//! The steps of a start, in order:
+//! 1. a mount namespace of our own, cut off from the host's;
+//! 2. the host's files that the container gets are opened, before anything of the image is looked at;
+//! 3. the root file system is mounted;
+//! 4. the cgroup group is made and limited;
+//! 5. pid 1 is cloned into its namespaces and its group, and keeper is told. Pid 1 goes on in [`crate::init`].
+
+mod join;
+mod rootfs;
+
+use crate::cgroup::{self, Group};
+use crate::container::fail::{OrFail, launch};
+use crate::container::mounts::{Sources, Tree};
+use crate::container::{Spec, Wiring, mounts};
+use crate::init::{self, Start};
+use crate::ipc::{Conn, Failure, FromLaunch, ToLaunch};
+use crate::manifest::{Mount, Network};
+use crate::protocol::Reason;
+use crate::sys::process::{Child, CloneArgs, Cloned, clone, exit_now};
+use crate::sys::signal::pidfd_send;
+use crate::sys::{fd, limits};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::stat::{Mode, umask};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Runs the role and ends the process: 0 when keeper has been told everything it will hear from us.
+pub fn main() -> ! {
+    let code = match fd::inherited(fd::FIRST) {
+        Ok(socket) => serve(Conn::new(socket)),
+        // Nobody gave us a socket, so nobody is there to be told.
+        Err(_) => 1,
+    };
+    exit_now(code)
+}
+
+fn serve(conn: Conn) -> i32 {
+    let done = prepare().and_then(|()| match conn.recv_with::<ToLaunch>().or_fail(|| "receive the job")? {
+        Some((ToLaunch::Start { spec, wiring }, fds)) => start(&conn, *spec, &wiring, fds),
+        Some((ToLaunch::Exec(job), fds)) => join::exec(&conn, *job, fds),
+        Some((ToLaunch::Go, _)) => Err(launch("cannot go on before a job is there")),
+        None => Ok(()),
+    });
+    match done {
+        Ok(()) => 0,
+        Err(failure) => {
+            // Keeper may be gone; then nobody is left to tell.
+            let _ = conn.send(&FromLaunch::Failed(failure));
+            1
+        }
+    }
+}
+
+/// What every process that comes from us inherits.
+fn prepare() -> Result<(), Failure> {
+    // Nothing inside may trace us or reach our descriptors through procfs while we are in between (CVE-2016-9962).
+    prctl::set_dumpable(false).or_fail(|| "become non-dumpable")?;
+    // Modes of what we make are as written; the payload gets 022.
+    umask(Mode::empty());
+    // Keeper protects itself from the OOM killer; the container must not inherit that. Written while /proc is the host's (CVE-2019-19921).
+    std::fs::write("/proc/self/oom_score_adj", "0").or_fail(|| "set oom_score_adj")?;
+    match limits::join_new_keyring() {
+        // Without keyrings in the kernel, there is none to share with the host.
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other.or_fail(|| "leave the session keyring"),
+    }
+}
+
+fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    let Ok([log, record]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return Err(launch("cannot start: log and exit record must come along"));
+    };
+    // Mounts made here vanish with the last process of the container, whatever crashes; private, so that none shows on the host and
+    // none of the host's later ones shows inside. The container stays in this very namespace: another copy of it costs as much as
+    // making it did, and nobody else ever enters it.
+    unshare(CloneFlags::CLONE_NEWNS).or_fail(|| "unshare the mount namespace")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).or_fail(|| "make mounts private")?;
+    let null = crate::container::host_null()?;
+    let binds = binds(&spec.mounts)?;
+    let root = rootfs::mount(&spec, wiring)?;
+    let group = wiring.layout.group(&wiring.group);
+    let missing = group.create(&spec.resources).map_err(cgroup_failure)?;
+    let sources = Sources { null, binds, groups: views(wiring)? };
+    let own_network = spec.network == Network::None;
+    let start = Start { spec, root, sources, log, record: record.into() };
+    match clone_pid1(&group, own_network)? {
+        None => init::main(conn, start),
+        Some((child, attached)) => told(conn, child, missing, attached),
+    }
+}
+
+/// Sources of bind mounts, as they are now. Links of the host are followed, since its paths may well be links; procfs's magic ones are not.
+fn binds(wanted: &[Mount]) -> Result<Vec<Tree>, Failure> {
+    let open = |source: &str| -> io::Result<Tree> {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        Tree::bind(openat2(AT_FDCWD, source, how)?)
+    };
+    let sources = wanted.iter().filter_map(|m| if let Mount::Bind { source, .. } = m { Some(source) } else { None });
+    sources.map(|s| open(s).or_fail(|| format!("open {s} for a bind mount"))).collect()
+}
+
+/// The container's group in each hierarchy, under the name by which programs look for it.
+fn views(wiring: &Wiring) -> Result<Vec<(String, Tree)>, Failure> {
+    let mut points: Vec<&str> = wiring.layout.v1.iter().map(|(_, point)| point.as_str()).collect();
+    points.dedup();
+    points.extend(wiring.layout.unified.as_deref());
+    let mut out = Vec::new();
+    for point in &points {
+        let path = format!("{point}/{}", wiring.group);
+        let name = if points.len() == 1 { "" } else { point.rsplit('/').next().unwrap_or_default() };
+        match nix::fcntl::open(path.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(dir) => out.push((name.to_owned(), Tree::copy(dir, false).or_fail(|| format!("copy the mount of {path}"))?)),
+            // Not every hierarchy has a group of ours.
+            Err(Errno::ENOENT) => {}
+            Err(e) => return Err(e).or_fail(|| format!("open {path}")),
+        }
+    }
+    Ok(out)
+}
+
+/// Clones pid 1: `None` in it; its maker learns whether it could be put into its group.
+///
+/// CLONE_PARENT makes it keeper's child, so keeper is told of its end by the kernel alone; it wants exit signal 0, or the answer is EINVAL. The cgroup
+/// namespace is not in the list: it shows the group of the moment it was made as its root, so pid 1 unshares it once attached.
+fn clone_pid1(group: &Group, own_network: bool) -> Result<Option<(Child, Result<(), Failure>)>, Failure> {
+    let network = if own_network { libc::CLONE_NEWNET } else { 0 };
+    let flags = (libc::CLONE_PARENT | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | network) as u64;
+    let dir = group.dir_fd().or_fail(|| "open the cgroup group")?;
+    if let Some(dir) = &dir {
+        match clone(CloneArgs { flags, exit_signal: 0, cgroup: Some(dir.as_fd()) }) {
+            Ok(Cloned::Child) => return Ok(None),
+            Ok(Cloned::Parent(child)) => return Ok(Some((child, Ok(())))),
+            // Older kernels, or a group that cannot be born into: the long way round.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL | libc::EOPNOTSUPP | libc::EBUSY | libc::EACCES)
+                ) => {}
+            Err(e) => return Err(e).or_fail(|| "clone pid 1"),
+        }
+    }
+    match clone(CloneArgs { flags, exit_signal: 0, cgroup: None }).or_fail(|| "clone pid 1")? {
+        Cloned::Child => Ok(None),
+        Cloned::Parent(child) => {
+            let attached = group.attach(child.pid).map_err(cgroup_failure);
+            Ok(Some((child, attached)))
+        }
+    }
+}
+
+/// Keeper hears of the process even when it cannot be used: only keeper can reap it.
+fn told(conn: &Conn, child: Child, missing: Vec<(String, String)>, attached: Result<(), Failure>) -> Result<(), Failure> {
+    if attached.is_err() {
+        pidfd_send(&child.pidfd, libc::SIGKILL).or_fail(|| "kill pid 1")?;
+    }
+    conn.send_with(&FromLaunch::Cloned { pid: child.pid, missing }, &[child.pidfd.as_fd()]).or_fail(|| "report pid 1")?;
+    attached
+}
+
+fn cgroup_failure(error: cgroup::Error) -> Failure {
+    let reason = if matches!(error, cgroup::Error::Required(_)) { Reason::NoFeature } else { Reason::Launch };
+    Failure { reason, message: error.to_string() }
+}
+
+/// A tmpfs for the writable side of a root file system.
+fn upper(bytes: u64) -> io::Result<OwnedFd> {
+    mounts::tmpfs(bytes, "755", crate::sys::mount::NODEV)
+}
