@@ -62,7 +62,7 @@ impl Payload {
         let env = complete(wanted.env, &person, &spec.hostname);
         let filter = match spec.seccomp {
             Seccomp::Unconfined => None,
-            Seccomp::Default => Some(seccomp::default_program(spec.capabilities & !caps::default_set()).map_err(no_filter)?),
+            Seccomp::Default => Some(seccomp::default_program(spec.capabilities).map_err(no_filter)?),
         };
         Ok(Self {
             candidates: candidates(wanted.argv, &env)?,

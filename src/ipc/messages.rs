@@ -328,14 +328,33 @@ pub struct Ack {
     pub seq: Option<u64>,
     /// Hash of the payload.
     pub sha256: Digest,
+    /// 1, and one more for each `retry`.
+    pub attempt: u32,
     /// Where it is.
     pub state: State,
-    /// Why, for `rejected` and `failed`.
-    pub reason: Option<Reason>,
-    /// The sentence.
-    pub message: Option<String>,
+    /// Why, for `rejected` and `failed`; all further reasons behind the first.
+    pub refusals: Vec<Refusal>,
+    /// For `failed`: what runs again, or still, by sequence number (if it has one) and hash.
+    pub rolled_back_to: Option<(Option<u64>, Digest)>,
     /// Bytes so far and in all, while fetching.
     pub progress: Option<Download>,
+}
+
+/// One reason for a refusal or failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// From the closed list.
+    pub reason: Reason,
+    /// Where in the document; empty if it is not about one place.
+    pub path: String,
+    /// The sentence.
+    pub message: String,
+}
+
+impl From<Failure> for Refusal {
+    fn from(f: Failure) -> Self {
+        Self { reason: f.reason, path: String::new(), message: f.message }
+    }
 }
 
 /// Progress of bringing an image in.

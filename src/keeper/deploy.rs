@@ -4,7 +4,7 @@
 
 use crate::container;
 use crate::image::Digest;
-use crate::ipc::{Ack, Download, Failure, Origin};
+use crate::ipc::{Ack, Download, Failure, Origin, Refusal};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
@@ -12,7 +12,7 @@ use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::policy;
 use crate::keeper::poll::Key;
-use crate::manifest::{self, Body, Container, Manifest, Name, Whom};
+use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Whom};
 use crate::protocol::{Reason, State};
 use std::io;
 use std::time::Duration;
@@ -57,6 +57,9 @@ enum Phase {
 /// How long until an image that was there before is looked for again.
 const RESTORE_RETRY: Duration = Duration::from_secs(60);
 
+/// Why a document is held although nothing is wrong with it.
+const SHADOWED: &str = "shadowed by a document with precedence (device before group, groups in the device's order)";
+
 impl App {
     /// The version that is being brought up, with the images it has so far.
     pub fn version_in_work(&self) -> Option<&Version> {
@@ -94,38 +97,28 @@ impl Keeper {
     pub fn submit(&mut self, origin: &Origin, topic: Option<&Name>, payload: &[u8]) -> Result<(), Failure> {
         let sha256 = Digest::of(payload);
         let (app, seq, verdict) = match manifest::parse(payload) {
-            Ok(m) => (topic.cloned().unwrap_or_else(|| m.app.clone()), m.seq, self.judge(origin, topic, &m, sha256)),
-            Err(faults) => {
-                let refusal = failure(faults.first_reason(), faults.to_string());
-                match topic {
-                    Some(app) => (app.clone(), None, Err(refusal)),
-                    None => return Err(refusal),
-                }
+            Ok(m) => {
+                let verdict = self.judge(origin, topic, &m, sha256).map_err(|f| vec![f.into()]);
+                (topic.cloned().unwrap_or_else(|| m.app.clone()), m.seq, verdict)
             }
-        };
-        let ack = |state, failure: Option<Failure>| Ack {
-            app: app.clone(),
-            seq,
-            sha256,
-            state,
-            reason: failure.as_ref().map(|f| f.reason),
-            message: failure.map(|f| f.message),
-            progress: None,
-        };
-        self.emit(origin, ack(State::Received, None));
-        match verdict {
-            Err(refusal) => {
-                log::warn!("document for {app} rejected: {}", refusal.message);
-                self.emit(origin, ack(State::Rejected, Some(refusal)));
-            }
-            Ok(None) => self.repeat(origin, &app),
-            Ok(Some(m)) => match self.accept(origin, &m, payload) {
-                Ok(()) => {
-                    self.emit(origin, ack(State::Accepted, None));
-                    self.elect(&app);
-                }
-                Err(refusal) => self.emit(origin, ack(State::Rejected, Some(refusal))),
+            Err(faults) => match topic {
+                Some(app) => (app.clone(), None, Err(refusals(&faults))),
+                None => return Err(failure(faults.first_reason(), faults.to_string())),
             },
+        };
+        let ack = |state, refusals| Ack { app: app.clone(), seq, sha256, attempt: 1, state, refusals, rolled_back_to: None, progress: None };
+        self.emit(origin, ack(State::Received, Vec::new()));
+        let accepted = match verdict {
+            Err(refusals) => Err(refusals),
+            Ok(None) => return Ok(self.repeat(origin, &app)),
+            Ok(Some(m)) => self.accept(origin, &m, payload).map_err(|f| vec![f.into()]),
+        };
+        match accepted {
+            Err(refusals) => self.emit(origin, ack(State::Rejected, refusals)),
+            Ok(()) => {
+                self.emit(origin, ack(State::Accepted, Vec::new()));
+                self.elect(&app);
+            }
         }
         Ok(())
     }
@@ -184,8 +177,7 @@ impl Keeper {
             mark: m.seq.max(old.as_ref().and_then(|e| e.mark)),
             newest,
             state: State::Accepted,
-            reason: None,
-            message: None,
+            refusal: None,
             kept: old.as_ref().and_then(|e| e.in_force().cloned()),
             held: Vec::new(),
         };
@@ -208,9 +200,10 @@ impl Keeper {
             app: app.clone(),
             seq: work.version.seq,
             sha256: work.version.sha256,
+            attempt: work.version.attempt,
             state: State::Superseded,
-            reason: None,
-            message: None,
+            refusals: Vec::new(),
+            rolled_back_to: None,
             progress: None,
         })
     }
@@ -257,7 +250,7 @@ impl Keeper {
         let mut acks = Vec::new();
         for e in self.desired.entries.iter_mut().filter(|e| e.app == *name && e.origin != winner.origin && e.state == State::Accepted) {
             e.state = if e.newest.removal { State::Removed } else { State::Held };
-            e.message = Some("shadowed by a document with precedence (device before group, groups in the device's order)".into());
+            e.refusal = (e.state == State::Held).then(|| failure(Reason::Policy, SHADOWED).into());
             acks.push((e.origin.clone(), entry_ack(e)));
         }
         for (origin, ack) in acks {
@@ -531,7 +524,7 @@ impl Keeper {
         }
         entry.newest = work.version.clone();
         entry.state = state;
-        (entry.reason, entry.message) = f.map_or((None, None), |f| (Some(f.reason), Some(bounded(f.message))));
+        entry.refusal = f.map(|f| Refusal { message: bounded(f.message), reason: f.reason, path: String::new() });
         if state != State::Failed {
             entry.kept = None;
         }
@@ -546,25 +539,35 @@ impl Keeper {
     fn tell(&mut self, name: &Name, state: State, progress: Option<Download>) {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()).filter(|w| w.aim == Aim::Deploy) else { return };
         let origin = work.origin.clone();
-        let (seq, sha256) = (work.version.seq, work.version.sha256);
+        let (seq, sha256, attempt) = (work.version.seq, work.version.sha256, work.version.attempt);
         if let Some(e) = self.desired.entries.iter_mut().find(|e| e.app == *name && e.origin == origin) {
             e.state = state;
         }
-        self.emit(&origin, Ack { app: name.clone(), seq, sha256, state, reason: None, message: None, progress });
+        let ack = Ack { app: name.clone(), seq, sha256, attempt, state, refusals: Vec::new(), rolled_back_to: None, progress };
+        self.emit(&origin, ack);
     }
 }
 
 /// The last answer for an entry, as it would be told again.
 pub fn entry_ack(entry: &Entry) -> Ack {
+    let kept = entry.kept.as_ref().filter(|k| entry.state == State::Failed && !k.removal);
     Ack {
         app: entry.app.clone(),
         seq: entry.newest.seq,
         sha256: entry.newest.sha256,
+        attempt: entry.newest.attempt,
         state: entry.state,
-        reason: entry.reason,
-        message: entry.message.clone(),
+        refusals: entry.refusal.iter().cloned().collect(),
+        rolled_back_to: kept.map(|k| (k.seq, k.sha256)),
         progress: None,
     }
+}
+
+/// Every error of a document, bounded: the answer must fit a message.
+fn refusals(faults: &Faults) -> Vec<Refusal> {
+    const MAX: usize = 16;
+    let errors = faults.0.iter().filter(|f| f.severity == Severity::Error);
+    errors.take(MAX).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
 }
 
 fn make_ready(app: &Name, container: Container, image: &crate::image::Record) -> Result<Ready, Failure> {

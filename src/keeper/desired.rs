@@ -1,7 +1,7 @@
 //! The decision about an incoming desired-state document, and which of several wanted versions of an app wins. Pure.
 
 use crate::image::Digest;
-use crate::ipc::Origin;
+use crate::ipc::{Origin, Refusal};
 use crate::manifest::{Id, Name};
 use crate::protocol::{Reason, State};
 use serde::{Deserialize, Serialize};
@@ -37,10 +37,8 @@ pub struct Entry {
     pub newest: Version,
     /// Where `newest` is.
     pub state: State,
-    /// Why, if `rejected` or `failed`.
-    pub reason: Option<Reason>,
-    /// The sentence to it.
-    pub message: Option<String>,
+    /// Why, if `failed`; what shadows it, if `held`.
+    pub refusal: Option<Refusal>,
     /// What runs, or ran last, if that is another version than `newest`.
     pub kept: Option<Version>,
     /// Containers stopped by hand: holds until the next document or a start by hand.
@@ -135,7 +133,7 @@ mod tests {
     fn entry(origin: Origin, mark: Option<u64>, seq: Option<u64>, text: &str, removal: bool) -> Entry {
         let newest = Version { seq, sha256: Digest::of(text.as_bytes()), removal, attempt: 1, images: Vec::new() };
         let state = if removal { State::Removed } else { State::Running };
-        Entry { origin, app: "web".parse().unwrap(), mark, newest, state, reason: None, message: None, kept: None, held: Vec::new() }
+        Entry { origin, app: "web".parse().unwrap(), mark, newest, state, refusal: None, kept: None, held: Vec::new() }
     }
 
     fn check(known: Option<Entry>, seq: Option<u64>, text: &str, expect: Result<bool, Reason>) {

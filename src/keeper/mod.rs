@@ -247,7 +247,7 @@ impl Keeper {
         match message {
             FromAgent::Hello { .. } => self.configure_agent(),
             FromAgent::Desired { origin, app, payload } => self.on_desired(&origin, &app, &payload),
-            FromAgent::Command { id, retained, payload } => self.on_command(id, retained, &payload),
+            FromAgent::Command { id, retained, payload } => self.on_command(&id, retained, &payload),
             FromAgent::Oversize { origin, app, bytes } => self.on_oversize(&origin, &app, bytes),
             FromAgent::Link(link) => self.on_link(link),
         }

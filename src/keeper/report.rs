@@ -86,7 +86,7 @@ pub fn info(keeper: &Keeper, name: &Name) -> Option<String> {
     let document = keeper.store.manifest(&entry.newest.sha256).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
     let info = serde_json::json!({
         "app": row.app, "origin": row.origin, "seq": row.seq, "sha256": row.sha256, "state": row.state,
-        "reason": entry.reason, "message": entry.message, "overridden": row.overridden,
+        "refusal": entry.refusal, "overridden": row.overridden,
         "containers": containers, "document": document,
     });
     serde_json::to_string_pretty(&info).ok()
@@ -104,7 +104,8 @@ fn container_info(keeper: &Keeper, live: &Live) -> serde_json::Value {
 impl Keeper {
     /// Tells a step of an app to everybody who should know.
     pub fn emit(&mut self, origin: &Origin, ack: Ack) {
-        log::info!("{}: {}{}", ack.app, ack.state, ack.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default());
+        let why = ack.refusals.first().map(|r| format!(": {}", r.message)).unwrap_or_default();
+        log::info!("{}: {}{why}", ack.app, ack.state);
         self.ctx.dirty = true;
         if *origin != Origin::Local {
             self.publish(Topic::Ack(ack.app.clone()), super::wire::ack(self, origin, &ack));

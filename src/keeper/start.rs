@@ -2,6 +2,7 @@
 
 use crate::cgroup::Layout;
 use crate::config::{self, Settings};
+use crate::exit::{Code, Error};
 use crate::image::store::Store as Images;
 use crate::keeper::adopt::{adopt, end_old_roles};
 use crate::keeper::children::Agent;
@@ -34,11 +35,32 @@ const ENV_PANICS: &str = "WHERRY_PANICS";
 /// A keeper that ran this long after a panic has recovered.
 const RECOVERED: Duration = Duration::from_secs(60);
 
-/// Runs keeper. `config` is the path of the settings.
+/// Runs keeper. `args` may be `--config PATH`.
 ///
 /// # Errors
 /// One sentence for the person who started it. Once it runs, it does not come back with an error of a single container, image or link.
-pub fn main(config: &Path) -> Result<(), String> {
+pub fn main(args: Vec<OsString>) -> Result<(), Error> {
+    let config = config_path(args)?;
+    crate::log::init("keeper");
+    // Shown by ps: after exec from memory the kernel would call us by the descriptor's number.
+    let _ = nix::sys::prctl::set_name(c"wherry keeper");
+    serve(&config).map_err(|sentence| Error::new(Code::Failed, sentence))
+}
+
+fn config_path(args: Vec<OsString>) -> Result<PathBuf, Error> {
+    let mut config = PathBuf::from(SETTINGS);
+    let mut parser = lexopt::Parser::from_args(args);
+    let wrong = |e: lexopt::Error| Error::usage(format!("{e}")).hint("usage: wherry keeper [--config PATH]");
+    while let Some(arg) = parser.next().map_err(wrong)? {
+        match arg {
+            lexopt::Arg::Short('c') | lexopt::Arg::Long("config") => config = parser.value().map_err(wrong)?.into(),
+            other => return Err(wrong(other.unexpected())),
+        }
+    }
+    Ok(config)
+}
+
+fn serve(config: &Path) -> Result<(), String> {
     let program = run_from_memory()?;
     wait_out_panics();
     let settings = load(config)?;
