@@ -37,12 +37,12 @@ pub fn millis(text: &str) -> Result<u64, Objection> {
 
 /// Bytes the way they are written: with the largest unit that divides them.
 pub fn show_size(bytes: u64) -> String {
-    let unit = SIZES.iter().find(|(_, unit)| bytes > 0 && bytes % unit == 0);
+    let unit = SIZES.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
     unit.map_or(bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
 /// Milliseconds the way they are written.
 pub fn show_millis(millis: u64) -> String {
-    let (name, unit) = TIMES[1..].iter().find(|(_, unit)| millis > 0 && millis % unit == 0).unwrap_or(&TIMES[0]);
+    let (name, unit) = TIMES[1..].iter().find(|(_, unit)| millis > 0 && millis.is_multiple_of(*unit)).unwrap_or(&TIMES[0]);
     format!("{}{name}", millis / unit)
 }
