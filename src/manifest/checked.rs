@@ -177,7 +177,8 @@ fn rootfs(view: View, found: &mut Vec<Found>) -> Option<Rootfs> {
     if let Some(node) = view.node("upper").filter(|_| readonly) {
         found.push(bad(node, "has no effect: the root file system is read-only").warning());
     }
-    Some(Rootfs { readonly, upper: view.size("upper")? })
+    let upper = view.size("upper")?;
+    Some(Rootfs { readonly, upper: if readonly { 0 } else { upper } })
 }
 
 fn mounts(view: View, found: &mut Vec<Found>) -> Option<Vec<Mount>> {

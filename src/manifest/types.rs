@@ -259,7 +259,7 @@ pub enum Seccomp {
 pub struct Rootfs {
     /// No upper layer at all.
     pub readonly: bool,
-    /// Size limit of the tmpfs upper layer in bytes.
+    /// Size limit of the tmpfs upper layer in bytes; 0 if there is none.
     pub upper: u64,
 }
 
