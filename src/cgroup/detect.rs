@@ -39,7 +39,7 @@ pub struct Layout {
     pub v1: Vec<(String, String)>,
     /// Mount point of the v2 hierarchy.
     pub unified: Option<String>,
-    /// Controllers that the v2 root offers (`cgroup.controllers`); empty on a hybrid.
+    /// Controllers that the v2 root offers (`cgroup.controllers`); on a hybrid those that no v1 hierarchy has.
     pub controllers: Vec<String>,
 }
 

@@ -47,17 +47,18 @@ impl Layout {
     /// One at a time: a single write of several is refused as a whole when one of them is.
     pub(super) fn enable(&self, root: &str, path: &str) -> Vec<(String, String)> {
         let mut refused: Vec<(String, String)> = Vec::new();
-        if self.controllers.is_empty() {
+        let offered: Vec<&str> = WANTED.into_iter().filter(|c| self.controllers.iter().any(|k| k == c)).collect();
+        if offered.is_empty() {
             return refused;
         }
         let mut dir = PathBuf::from(root);
         let mut parts = path.split('/');
         loop {
             let on = files::read(&dir.join("cgroup.subtree_control")).unwrap_or_default();
-            for controller in WANTED.into_iter().filter(|c| self.controllers.iter().any(|k| k == c)) {
-                let known = on.split_ascii_whitespace().any(|c| c == controller) || refused.iter().any(|(c, _)| c == controller);
+            for controller in &offered {
+                let known = on.split_ascii_whitespace().any(|c| c == *controller) || refused.iter().any(|(c, _)| c == controller);
                 if !known && let Err(e) = files::write(&dir.join("cgroup.subtree_control"), &format!("+{controller}")) {
-                    refused.push((controller.to_owned(), refusal(controller, &dir, &e)));
+                    refused.push(((*controller).to_owned(), refusal(controller, &dir, &e)));
                 }
             }
             match parts.next() {
@@ -107,5 +108,28 @@ impl super::Group {
             make_dirs(root, self.path()).map_err(|(dir, e)| Error::io("create group", &dir, e))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::refusal;
+    use nix::libc;
+    use std::io;
+    use std::path::Path;
+
+    #[test]
+    fn each_refusal_of_a_controller_says_what_stands_in_the_way() {
+        let cases = [
+            ("cpu", libc::EINVAL, "a real-time process runs outside the root group (CONFIG_RT_GROUP_SCHED)"),
+            ("memory", libc::EINVAL, "/g: Invalid argument"),
+            ("pids", libc::EBUSY, "processes live in /g itself, so it cannot pass controllers on"),
+            ("io", libc::ENOENT, "/g is not offered it by its parent group"),
+            ("cpu", libc::EOPNOTSUPP, "/g is a threaded group"),
+            ("io", libc::EACCES, "/g: Permission denied"),
+        ];
+        for (controller, errno, why) in cases {
+            assert_eq!(refusal(controller, Path::new("/g"), &io::Error::from_raw_os_error(errno)), why);
+        }
     }
 }
