@@ -24,16 +24,24 @@ const MAX_ADDRESSES: usize = 8;
 pub async fn tcp(host: &str, port: u16) -> Result<(TcpStream, SocketAddr), String> {
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let found = lookup_host((name, port)).await.map_err(|e| format!("cannot resolve {host}: {}", plain(&e)))?;
-    let mut last = format!("cannot resolve {host}: it has no address");
-    for address in in_turn(found.take(MAX_ADDRESSES).collect()) {
-        match timeout(PER_ADDRESS, TcpStream::connect(address)).await {
+    let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
+    if found.is_empty() {
+        return Err(format!("cannot resolve {host}: it has no address"));
+    }
+    first_that_answers(in_turn(found), PER_ADDRESS).await
+}
+
+async fn first_that_answers(addresses: Vec<SocketAddr>, each: Duration) -> Result<(TcpStream, SocketAddr), String> {
+    let mut last = String::new();
+    for address in addresses {
+        match timeout(each, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 // Acknowledgements are small and must not wait for more; without it they only come later.
                 let _ = stream.set_nodelay(true);
                 return Ok((stream, address));
             }
             Ok(Err(e)) => last = format!("cannot connect to {address}: {}", plain(&e)),
-            Err(_) => last = format!("cannot connect to {address}: no answer within {} s", PER_ADDRESS.as_secs()),
+            Err(_) => last = format!("cannot connect to {address}: no answer within {} s", each.as_secs()),
         }
     }
     Err(last)
@@ -70,6 +78,32 @@ pub fn plain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A port whose queue is full: Linux drops each SYN, as a black hole does.
+    fn black_hole() -> (std::os::fd::OwnedFd, Vec<std::net::TcpStream>, SocketAddr) {
+        use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket};
+        use std::os::fd::AsRawFd;
+        let full = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(full.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        listen(&full, Backlog::new(0).unwrap()).unwrap();
+        let port = getsockname::<SockaddrIn>(full.as_raw_fd()).unwrap().port();
+        let address = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), port);
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();
+        let queued = std::iter::from_fn(connect).collect();
+        (full, queued, address)
+    }
+
+    #[test]
+    fn an_address_without_an_answer_leaves_time_for_the_next_one() {
+        let (_full, _queued, dead) = black_hole();
+        let alive = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = alive.local_addr().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
+        let (_, used) = runtime.block_on(first_that_answers(vec![dead, address], Duration::from_secs(1))).unwrap();
+        assert_eq!(used, address);
+        let error = runtime.block_on(first_that_answers(vec![dead], Duration::from_secs(1))).unwrap_err();
+        assert_eq!(error, format!("cannot connect to {dead}: no answer within 1 s"));
+    }
 
     #[test]
     fn families_take_turns() {

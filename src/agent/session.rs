@@ -32,6 +32,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 const KEEPER_BUSY: Duration = Duration::from_secs(20);
 /// Goodbye: how long what waits may take to go out, and then `offline` to be acknowledged.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the last bytes may take to leave.
+const CLOSING: Duration = Duration::from_millis(500);
 /// Figures in the link report change all the time; changes of state are told at once.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Where the settings say 0.
@@ -116,17 +118,17 @@ pub async fn run(conn: Conn, settings: AgentSettings, targets: Vec<Target>) -> i
         let _ = session.meanwhile(std::future::pending::<()>()).await;
         return Ok(());
     }
-    while let Break::Failed(_) = session.round(&targets).await {}
+    while session.round(&targets).await.is_ok() {}
     Ok(())
 }
 
 impl Session {
-    /// Tries the brokers in their order until one was online, then waits.
-    async fn round(&mut self, targets: &[Target]) -> Break {
+    /// Tries the brokers in their order until one was online, then waits. An error is the end of the agent.
+    async fn round(&mut self, targets: &[Target]) -> Result<(), Break> {
         for target in targets {
             match self.connection(target).await {
                 Break::Failed(sentence) => self.failed(target, sentence),
-                end => return end,
+                end => return Err(end),
             }
             if !self.lasted.is_zero() {
                 break;
@@ -136,10 +138,7 @@ impl Session {
         self.link.state = LinkState::Waiting;
         self.link.retry_s = Some(wait.as_secs_f32().ceil() as u32);
         self.tell();
-        match self.meanwhile(tokio::time::sleep(wait)).await {
-            Ok(()) => Break::Failed(String::new()),
-            Err(end) => end,
-        }
+        self.meanwhile(tokio::time::sleep(wait)).await
     }
 
     fn failed(&mut self, target: &Target, sentence: String) {
@@ -210,7 +209,7 @@ impl Session {
             let report_at = self.report_due();
             tokio::select! {
                 done = &mut work => return Ok(done),
-                message = self.keeper.receive() => self.from_keeper(message)?,
+                message = self.keeper.receive() => self.keeper_said(message)?,
                 _ = self.terminate.arrived() => return Err(Break::Goodbye),
                 () = until(report_at) => self.tell(),
             }
@@ -249,7 +248,7 @@ impl Session {
                 Some(frame) => self.arrived(line, frame).await,
                 None => Ok(()),
             },
-            message = self.keeper.receive() => self.from_keeper(message),
+            message = self.keeper.receive() => self.keeper_said(message),
             _ = self.terminate.arrived() => Err(Break::Goodbye),
             () = until(report_at) => { self.tell(); Ok(()) }
             () = sleep_until(wake) => self.tick(line),
@@ -381,7 +380,7 @@ impl Session {
         }
     }
 
-    fn from_keeper(&mut self, message: io::Result<Option<ToAgent>>) -> Result<(), Break> {
+    fn keeper_said(&mut self, message: io::Result<Option<ToAgent>>) -> Result<(), Break> {
         match message {
             Ok(Some(ToAgent::Publish(publication))) => self.enqueue(publication),
             Ok(Some(ToAgent::Goodbye)) => return Err(Break::Goodbye),
@@ -439,7 +438,7 @@ impl Session {
             let _ = line.wire.send(&Packet::Disconnect);
         }
         // Without the acknowledgement no DISCONNECT either: the will then says what we could not.
-        let _ = timeout(GOODBYE, line.wire.close()).await;
+        let _ = timeout(CLOSING, line.wire.close()).await;
     }
 
     async fn send_the_rest(&mut self, line: &mut Line) -> io::Result<()> {

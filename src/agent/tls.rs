@@ -123,7 +123,8 @@ fn certificate(error: &CertificateError, host: &str) -> String {
         E::NotValidYet | E::NotValidYetContext { .. } => {
             "the broker's certificate is not valid yet (is the clock of this device right?)".into()
         }
-        E::UnknownIssuer => "the broker's certificate is not signed by the authority in the CA file".into(),
+        // A bad signature is what another authority of the same name gives.
+        E::UnknownIssuer | E::BadSignature => "the broker's certificate is not signed by the authority in the CA file".into(),
         E::NotValidForName | E::NotValidForNameContext { .. } => format!("the broker's certificate is not for the name {host}"),
         E::Revoked => "the broker's certificate was revoked".into(),
         e => format!("the broker's certificate is not acceptable: {e}"),
