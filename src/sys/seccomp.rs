@@ -17,10 +17,18 @@ const MAX_INSTRUCTIONS: usize = 4096;
 /// checker refuses; `EACCES` without `no_new_privs` and `CAP_SYS_ADMIN`; `ENOMEM` when all filters of the thread together
 /// pass the kernel's limit.
 pub fn load(program: &[u8]) -> io::Result<()> {
+    load_with(program, 0)
+}
+
+/// Like [`load`], with `SECCOMP_FILTER_FLAG_*` bits.
+///
+/// # Errors
+/// As [`load`]; `EINVAL` also for a flag that the kernel does not know.
+pub fn load_with(program: &[u8], flags: u64) -> io::Result<()> {
     let filter = instructions(program).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let prog = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // SAFETY: `prog` names `filter.len()` instructions that outlive the call; the kernel copies and never writes them.
-    let ret = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const prog) };
+    let ret = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const prog) };
     super::cvt(ret).map(drop)
 }
 

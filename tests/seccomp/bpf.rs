@@ -56,3 +56,22 @@ fn answer(ret: u32) -> Answer {
         other => panic!("a program answers {other:#x}"),
     }
 }
+
+/// Which instructions can run at all: libseccomp leaves an answer at the end that nothing jumps to.
+pub fn reachable(program: &[u8]) -> Vec<bool> {
+    let mut seen = vec![false; program.len() / 8];
+    let mut next = vec![0];
+    while let Some(at) = next.pop() {
+        if std::mem::replace(&mut seen[at], true) {
+            continue;
+        }
+        let raw = &program[at * 8..at * 8 + 8];
+        match raw[0] & 0x07 {
+            0x06 => {}
+            0x05 if raw[0] == 0x05 => next.push(at + 1 + u32::from_le_bytes([raw[4], raw[5], raw[6], raw[7]]) as usize),
+            0x05 => next.extend([at + 1 + raw[2] as usize, at + 1 + raw[3] as usize]),
+            _ => next.push(at + 1),
+        }
+    }
+    seen
+}

@@ -109,7 +109,7 @@ fn comparison(&(argument, test): &(u32, Test)) -> ScmpArgCompare {
     }
 }
 
-fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>, String> {
+pub(super) fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>, String> {
     // libseccomp writes programs to descriptors only (to memory from 2.6).
     let mut file = File::from(memfd_create(c"seccomp", MFdFlags::MFD_CLOEXEC).map_err(|e| format!("cannot make a memory file: {e}"))?);
     filter.export_bpf(&file).map_err(|e| format!("cannot export the system call filter: {e}"))?;

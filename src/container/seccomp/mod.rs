@@ -2,14 +2,16 @@
 //!
 //! The default profile's programs are made by libseccomp beforehand and committed: making one takes 10 ms and more, starting
 //! a container less than 3. A test makes them again and compares. libseccomp runs on the device only for a container
-//! whose capabilities open or close a gate of the profile.
+//! whose capabilities open or close a gate of the profile, and for profiles that an OCI `config.json` brings along.
 
 mod compile;
 mod default;
+mod oci;
 mod profile;
 
 pub use compile::{Arch, compile, unknown_names};
 pub use default::{DEFAULT, DOCKER_CAPS};
+pub use oci::{OciArg, OciProgram, OciRule, OciSeccomp, compile_oci};
 pub use profile::{Answer, Profile, Rule, Test, Verdict};
 
 use std::borrow::Cow;
