@@ -125,6 +125,17 @@ pub fn conclude(result: Result<u8, Error>) -> ExitCode {
     }
 }
 
+/// Turns the end of a role into the exit code of its process.
+pub fn role<E: Into<Error>>(result: Result<(), E>) -> ExitCode {
+    conclude(result.map(|()| 0).map_err(Into::into))
+}
+
+impl From<String> for Error {
+    fn from(sentence: String) -> Self {
+        Self::new(Code::Failed, sentence)
+    }
+}
+
 fn print(e: &Error) {
     if e.is_closed() {
         return;

@@ -9,8 +9,8 @@ type Role = fn(Vec<OsString>) -> ExitCode;
 
 /// The roles, by the first argument. All else is the local command line.
 const ROLES: &[(&str, Role)] = &[
-    ("keeper", |args| exit::role("keeper", wherry::keeper::main(args))),
-    ("agent", |_| exit::role("agent", wherry::agent::main())),
+    ("keeper", |args| exit::role(wherry::keeper::main(args))),
+    ("agent", |_| exit::role(wherry::agent::main())),
     ("launch", |_| wherry::launch::main()),
 ];
 

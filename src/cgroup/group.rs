@@ -356,6 +356,19 @@ pub(super) fn tree(dir: &Path) -> Vec<PathBuf> {
     out
 }
 
+impl Layout {
+    /// Names of the groups directly below `path`, in whichever hierarchy they are, each once.
+    pub fn children(&self, path: &str) -> Vec<String> {
+        let dirs = self.group(path).dirs();
+        let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flat_map(|d| d.flatten().take(MAX_GROUPS));
+        let groups = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let mut names: Vec<String> = groups.filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
 /// mkdir -p of `path` below `root`, which must exist.
 pub(super) fn make_dirs(root: &str, path: &str) -> Result<(), (PathBuf, io::Error)> {
     let mut dir = PathBuf::from(root);

@@ -119,11 +119,11 @@ impl Steps {
 
 /// The exit code, or the error, that a terminal state stands for.
 pub fn verdict(what: &str, ack: &Ack) -> Result<u8, Error> {
-    let reason = ack.reason.map_or_else(String::new, |r| format!(" ({r})"));
-    let message = ack.message.as_ref().map_or_else(String::new, |m| format!(": {m}"));
+    let reason = ack.reason().map_or_else(String::new, |r| format!(" ({r})"));
+    let message = ack.message().map_or_else(String::new, |m| format!(": {m}"));
     match ack.state {
         State::Failed | State::Rejected => {
-            Err(Error::new(ack.reason.map_or(Code::Failed, code), format!("{what}: {}{reason}{message}", ack.state)))
+            Err(Error::new(ack.reason().map_or(Code::Failed, code), format!("{what}: {}{reason}{message}", ack.state)))
         }
         State::Superseded => Err(Error::new(Code::Failed, format!("{what}: superseded by a newer one"))),
         _ => Ok(0),
@@ -138,7 +138,7 @@ fn sentence(ack: &Ack) -> String {
             out.push_str(&format!(" of {}", print::size(total)));
         }
     }
-    if let Some(message) = &ack.message {
+    if let Some(message) = ack.message() {
         out.push_str(&format!(": {}", visible(message)));
     }
     out
@@ -146,7 +146,7 @@ fn sentence(ack: &Ack) -> String {
 
 fn step(ack: &Ack) -> Value {
     json!({
-        "app": ack.app, "seq": ack.seq, "sha256": ack.sha256, "state": ack.state, "reason": ack.reason, "message": ack.message,
+        "app": ack.app, "seq": ack.seq, "sha256": ack.sha256, "state": ack.state, "reason": ack.reason(), "message": ack.message(),
         "bytes": ack.progress.map(|p| p.bytes), "total": ack.progress.and_then(|p| p.total),
     })
 }

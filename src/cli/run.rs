@@ -282,7 +282,7 @@ impl Job<'_> {
 
 /// True when the program was started, also if it ended so soon that the app counts as failed: then its output and code are the answer.
 fn has_run(ack: &Ack) -> bool {
-    ack.state == State::Running || (ack.state == State::Failed && matches!(ack.reason, Some(Reason::CrashLoop | Reason::Health)))
+    ack.state == State::Running || (ack.state == State::Failed && matches!(ack.reason(), Some(Reason::CrashLoop | Reason::Health)))
 }
 
 #[cfg(test)]

@@ -45,6 +45,15 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// The path on the device.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::OciDir { path, .. } | Self::OciArchive { path, .. } | Self::DockerArchive { path, .. } | Self::Rootfs { path } => path,
+        }
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -92,8 +92,6 @@ pub struct AgentSettings {
     pub brokers: Vec<Broker>,
     /// Keeper's count of fresh starts.
     pub boot: u64,
-    /// Connections so far in this boot: count on from here.
-    pub conn: u64,
     /// Seconds between statistics, told in presence.
     pub interval_s: u32,
     /// Numeric user and group to become; `None` in an unprivileged test.
@@ -338,6 +336,18 @@ pub struct Ack {
     pub rolled_back_to: Option<(Option<u64>, Digest)>,
     /// Bytes so far and in all, while fetching.
     pub progress: Option<Download>,
+}
+
+impl Ack {
+    /// The first reason, for `rejected` and `failed`.
+    pub fn reason(&self) -> Option<Reason> {
+        self.refusals.first().map(|r| r.reason)
+    }
+
+    /// The sentence to it.
+    pub fn message(&self) -> Option<&str> {
+        self.refusals.first().map(|r| r.message.as_str())
+    }
 }
 
 /// One reason for a refusal or failure.

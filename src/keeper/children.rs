@@ -1,6 +1,8 @@
 //! Keeper's own children: the agent, and stage while an image is brought in. Spawned, watched, never waited for.
 
+use crate::config::{self, Tls};
 use crate::image::Digest;
+use crate::ipc;
 use crate::ipc::{AgentSettings, Conn, Failure, FromAgent, FromStage, Link, LinkState, StageJob, ToAgent, ToStage, encode};
 use crate::keeper::Keeper;
 use crate::keeper::context::Context;
@@ -16,8 +18,11 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
+/// The certificates that the system trusts (Debian, OpenWrt's ca-bundle, Yocto).
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Frames that may wait for the agent. An agent that takes none for so long is hung: it is ended and started anew.
 const AGENT_QUEUE: usize = 256;
 /// First delay before the agent is started again; doubles up to [`AGENT_MAX_DELAY`].
@@ -154,14 +159,12 @@ impl Agent {
     fn configure(&mut self, ctx: &Context, device: &crate::manifest::Id) -> io::Result<()> {
         let settings = &ctx.settings;
         let mut files: Vec<File> = Vec::new();
-        for path in settings.brokers.iter().flat_map(crate::config::Broker::files) {
-            files.push(File::open(path).map_err(|e| io::Error::new(e.kind(), format!("cannot open {path}: {e}")))?);
-        }
+        let brokers = settings.brokers.iter().map(|b| broker(b, &mut files)).collect::<io::Result<Vec<_>>>()?;
         let message = ToAgent::Configure(AgentSettings {
             device: device.clone(),
             root: settings.root.clone(),
             groups: settings.groups.clone(),
-            brokers: settings.brokers.iter().map(crate::config::Broker::for_agent).collect(),
+            brokers,
             boot: ctx.boot,
             conn: self.link.conn.max(ctx.runtime.number("conn").unwrap_or(0)),
             interval_s: settings.interval_s,
@@ -173,6 +176,29 @@ impl Agent {
         running.configured = true;
         Ok(())
     }
+}
+
+/// A broker as the agent gets it, with its files opened in the order that the contract says: CA, certificate, key.
+fn broker(b: &config::Broker, files: &mut Vec<File>) -> io::Result<ipc::Broker> {
+    let (tls, ca, client) = match &b.tls {
+        Tls::Off => (false, None, None),
+        // A device without a CA file of its own trusts what the system trusts, if it has such a file.
+        Tls::On { ca, client } => (true, ca.clone().or_else(|| Path::new(SYSTEM_CA).exists().then(|| SYSTEM_CA.to_owned())), client.clone()),
+    };
+    let (has_ca, has_client) = (ca.is_some(), client.is_some());
+    let (certificate, key) = client.unzip();
+    for path in [ca, certificate, key].into_iter().flatten() {
+        files.push(File::open(&path).map_err(|e| io::Error::new(e.kind(), format!("cannot open {path}: {e}")))?);
+    }
+    Ok(ipc::Broker {
+        host: b.host.clone(),
+        port: b.port,
+        tls,
+        credentials: b.username.clone().map(|u| (u, b.password.clone().unwrap_or_default())),
+        ca: has_ca,
+        client_certificate: has_client,
+        keep_alive_s: b.keep_alive_s,
+    })
 }
 
 /// Stage at work on one image of one app.

@@ -359,8 +359,8 @@ impl Live {
         if let Some(Ended::Signal(_)) = waited {
             return waited;
         }
-        let written = exit_record::read(&ctx.runtime.dir(&self.key).join("exit")).ok().flatten();
-        written.or(waited)
+        let written = File::open(ctx.runtime.dir(&self.key).join("exit")).and_then(|f| exit_record::read(&f)).ok().flatten();
+        written.map(|record| record.ended).or(waited)
     }
 
     /// It was found ended by a keeper that did not see it end.

@@ -41,7 +41,7 @@ const RECOVERED: Duration = Duration::from_secs(60);
 /// One sentence for the person who started it. Once it runs, it does not come back with an error of a single container, image or link.
 pub fn main(args: Vec<OsString>) -> Result<(), Error> {
     let config = config_path(args)?;
-    crate::log::init("keeper");
+    crate::log::init("keeper", None);
     // Shown by ps: after exec from memory the kernel would call us by the descriptor's number.
     let _ = nix::sys::prctl::set_name(c"wherry keeper");
     serve(&config).map_err(|sentence| Error::new(Code::Failed, sentence))
@@ -64,7 +64,7 @@ fn serve(config: &Path) -> Result<(), String> {
     let program = run_from_memory()?;
     wait_out_panics();
     let settings = load(config)?;
-    crate::log::set_level(settings.log_level);
+    log::set_max_level(log_level(&settings));
     let started = time::boottime();
     let mut keeper = open(settings)?;
     exec_on_panic(&program);
@@ -131,6 +131,11 @@ fn exec_on_panic(on_disk: &Path) {
 fn load(path: &Path) -> Result<Settings, String> {
     let bytes = read_file(path, config::MAX_SETTINGS).map_err(|e| format!("cannot read settings {}: {e}", path.display()))?;
     config::parse(&bytes).map_err(|faults| format!("settings {} are wrong:\n{faults}", path.display()))
+}
+
+/// The environment beats the settings: for one run, by hand.
+fn log_level(settings: &Settings) -> log::LevelFilter {
+    std::env::var(crate::log::LEVEL).ok().and_then(|word| word.parse().ok()).unwrap_or(settings.log_level)
 }
 
 fn device_id(settings: &Settings) -> Result<Id, String> {

@@ -88,8 +88,7 @@ impl Keeper {
     /// One round of statistics.
     pub fn publish_stats(&mut self) {
         let (device, rows) = report::stats(self);
-        let uptime = self.now().as_secs();
-        for message in wire::stats(self.ctx.boot, uptime, self.ctx.settings.interval_s, &device, &rows) {
+        for message in wire::stats(self.ctx.boot, self.ctx.settings.interval_s, &device, &rows) {
             self.publish(Topic::Stats, message);
         }
     }
@@ -108,10 +107,10 @@ impl Keeper {
 
     /// No verb can be used from afar yet; what cannot be honoured is said, never dropped.
     pub fn on_command(&mut self, id: &str, retained: bool, payload: &[u8]) {
-        let session = format!("{}.{}", self.ctx.boot, self.agent.link.conn);
+        let (boot, conn) = (self.ctx.boot, self.agent.link.conn);
         let answer = match wire::parse_command(payload) {
             _ if retained => (Reason::StaleSession, "a retained command is refused: the broker would repeat it at every connection".to_owned()),
-            Ok(c) if c.session != session => (Reason::StaleSession, format!("the command is for session {}, this is {session}", c.session)),
+            Ok(c) if c.session != (boot, conn) => (Reason::StaleSession, format!("the command is for another session, this is {boot}.{conn}")),
             Ok(_) => (Reason::Unsupported, "commands are not supported by this release; use the local command line".to_owned()),
             Err(e) => (Reason::Malformed, e.to_string()),
         };

@@ -8,8 +8,9 @@ pub mod fd;
 pub mod privilege;
 pub mod probe;
 pub mod process;
-pub mod seccomp;
 pub mod reactor;
+pub mod role;
+pub mod seccomp;
 pub mod limits;
 pub mod mount;
 pub mod pid1;
@@ -18,6 +19,7 @@ pub mod signal;
 pub mod socket;
 pub mod time;
 pub mod tty;
+pub mod xattr;
 
 use std::io;
 
