@@ -1,5 +1,5 @@
-//! Who may call what. The two old 32-bit forms (`*64`, `*32`) and the newer `*_time64` of a call always stand together:
-//! which one a C library takes depends on architecture and version.
+//! Who may call what. All forms of a call stand together (`*64`, `*32`, `*at`, `*_time64`): which one a C library takes
+//! depends on its version and on the architecture.
 
 use crate::container::seccomp::{Answer, Profile, Rule, Test};
 use nix::libc::ENOSYS;
@@ -14,6 +14,8 @@ pub const HASH: Profile = Profile {
         MEMORY,
         NO_NEW_CODE,
         LIFE,
+        ABORT,
+        ABORT_IN_GROUP,
         CLOCK,
     ],
 };
@@ -42,6 +44,8 @@ pub const UNPACK: Profile = Profile {
         MEMORY,
         NO_NEW_CODE,
         LIFE,
+        ABORT,
+        ABORT_IN_GROUP,
         CLOCK,
     ],
 };
@@ -66,8 +70,9 @@ pub const AGENT: Profile = Profile {
         // INET, INET6, and UNIX datagrams, which the C library asks for interface numbers. No UNIX streams: whoever
         // listens on one trusts whom the socket's file mode lets in, or everyone in the network namespace.
         Rule::allow(&["socket"]).when(0, Test::Equals(1)).when(1, Test::Masked { mask: 0xf, value: 2 }),
-        Rule::allow(&["socket"]).when(0, Test::Equals(2)),
-        Rule::allow(&["socket"]).when(0, Test::Equals(10)),
+        // Protocols up to UDP's 17: no DCCP, SCTP or MPTCP, whose modules the kernel would load on request.
+        Rule::allow(&["socket"]).when(0, Test::Equals(2)).when(2, Test::Below(18)),
+        Rule::allow(&["socket"]).when(0, Test::Equals(10)).when(2, Test::Below(18)),
         Rule::allow(&["socketpair"]).when(0, Test::Equals(1)),
         Rule::allow(&["connect", "bind", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt"]),
         Rule::allow(&["send", "sendto", "sendmsg", "sendmmsg", "recv", "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64"]),
@@ -83,6 +88,8 @@ pub const AGENT: Profile = Profile {
         MEMORY,
         NO_NEW_CODE,
         LIFE,
+        ABORT,
+        ABORT_IN_GROUP,
         CLOCK,
 
         // Nothing that a network client does, honest or lost.
@@ -117,9 +124,12 @@ const MEMORY: Rule = Rule::allow(&["brk", "munmap", "mremap", "madvise", "futex"
 /// Memory that is executable is neither made nor asked for: PROT_EXEC is 4.
 const NO_NEW_CODE: Rule = Rule::allow(&["mmap", "mmap2", "mprotect"]).when(2, Test::Masked { mask: 4, value: 0 });
 
-/// Signals' return, the standard library's farewell, and the end. tkill and tgkill are absent: abort(3) then ends by SIGSYS
-/// or by its own trap, which is the same to keeper.
+/// Signals' return, the standard library's farewell, and the end.
 const LIFE: Rule = Rule::allow(&["rt_sigreturn", "sigreturn", "rt_sigprocmask", "sigaltstack", "restart_syscall", "exit", "exit_group"]);
+
+/// abort(3), so that keeper can tell a panic (SIGABRT) from a broken rule (SIGSYS).
+const ABORT: Rule = Rule::allow(&["tkill"]).when(1, low(6));
+const ABORT_IN_GROUP: Rule = Rule::allow(&["tgkill"]).when(2, low(6));
 
 /// Mostly answered without the kernel, but not on ARM cores without a usable counter.
 const CLOCK: Rule = Rule::allow(&["clock_gettime", "clock_gettime64", "gettimeofday"]);

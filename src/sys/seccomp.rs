@@ -24,7 +24,7 @@ pub fn load(program: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`load`]; `EINVAL` also for a flag that the kernel does not know.
-pub fn load_with(program: &[u8], flags: u64) -> io::Result<()> {
+pub fn load_with(program: &[u8], flags: u32) -> io::Result<()> {
     let filter = instructions(program).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let prog = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // SAFETY: `prog` names `filter.len()` instructions that outlive the call; the kernel copies and never writes them.

@@ -65,7 +65,7 @@ pub struct OciProgram {
     /// An array of `struct sock_filter`.
     pub program: Vec<u8>,
     /// `SECCOMP_FILTER_FLAG_*` bits.
-    pub flags: u64,
+    pub flags: u32,
 }
 
 /// Compiles a profile for this machine and the further architectures that it names.
@@ -109,7 +109,7 @@ fn action(name: &str, errno: Option<u16>) -> Result<ScmpAction, String> {
     ScmpAction::from_str(name, Some(value)).map_err(|_| format!("cannot use {name}: no such action on system calls"))
 }
 
-fn flag(name: &str) -> Result<u64, String> {
+fn flag(name: &str) -> Result<u32, String> {
     let bit = match name {
         // The filter is loaded by a process of one thread.
         "SECCOMP_FILTER_FLAG_TSYNC" => 0,
@@ -117,7 +117,7 @@ fn flag(name: &str) -> Result<u64, String> {
         "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
         _ => return Err(format!("cannot load a system call filter with {name}: the flag is not supported")),
     };
-    Ok(bit as u64)
+    Ok(bit as u32)
 }
 
 fn add(filter: &mut ScmpFilterContext, rule: &OciRule, answer: ScmpAction) -> Result<(), String> {
