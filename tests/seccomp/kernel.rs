@@ -51,6 +51,7 @@ fn inside() {
     let (what, detail) = case.split_once(' ').unwrap_or((&case, ""));
     match what {
         "container" => container(detail),
+        "shell" => shell(),
         "unfiltered" => report(&refused()),
         "int80" => int80(detail == "filtered"),
         "hash" => hash(detail),
@@ -69,6 +70,19 @@ fn container(caps: &str) {
     wherry::sys::seccomp::load(&program).expect("loads");
     report(&refused());
     report(&others());
+}
+
+/// A foreign C library, processes, threads and files below the filter.
+fn shell() {
+    nix::sys::prctl::set_no_new_privs().expect("no new privileges");
+    wherry::sys::seccomp::load(&default_program(DOCKER_CAPS).expect("a program")).expect("loads");
+    let script =
+        "date +%Y | sed 's/....*/year/'; sleep 0.01; ls / | grep -c '^etc$'; (exec sort /etc/hostname) | wc -l; cat /proc/self/status";
+    let output = Command::new("/bin/sh").args(["-c", script]).output().expect("starts a shell");
+    let text = String::from_utf8_lossy(&output.stdout);
+    say(&text.lines().take(3).map(str::trim).collect::<Vec<_>>().join(" "));
+    say(text.lines().find(|line| line.starts_with("Seccomp:")).unwrap_or("no line on seccomp"));
+    say(std::thread::spawn(|| "a thread").join().expect("a thread"));
 }
 
 fn report(table: &[Question]) {
@@ -158,6 +172,11 @@ fn others() -> Vec<Question> {
 fn a_container_gets_the_answers_of_the_table() {
     let expected: Vec<String> = refused().iter().chain(&others()).map(|q| format!("{} {}", q.what, q.errno)).collect();
     assert_eq!(lines(&run(&format!("container {DOCKER_CAPS:x}"))), expected);
+}
+
+#[test]
+fn a_shell_with_pipes_and_programs_runs_below_the_default_profile() {
+    assert_eq!(lines(&run("shell")), ["year 1 1", "Seccomp:\t2", "a thread"]);
 }
 
 #[test]
