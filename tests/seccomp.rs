@@ -99,24 +99,31 @@ fn one_answer_each(profile: &Profile, caps: u64) {
     }
 }
 
-/// Arguments around every value that a rule on `name` mentions, also with the upper half of the register filled.
+/// Arguments around every value that a rule on `name` mentions, also with the upper half of the register filled: one argument
+/// at a time, the others such that they meet a rule.
 fn arguments_to_try(profile: &Profile, name: &str) -> BTreeSet<[u64; 6]> {
-    let conditions = profile.rules.iter().filter(|r| r.names.contains(&name)).flat_map(|r| r.conditions).flatten();
-    let mut values = BTreeMap::<u32, BTreeSet<u64>>::new();
-    for (n, test) in conditions {
-        values.entry(n).or_default().extend(values_around(test));
-    }
-    let mut tries = BTreeSet::from([[0; 6], [!0; 6]]);
-    for (n, values) in &values {
-        let base: Vec<[u64; 6]> = tries.iter().copied().collect();
-        for mut arguments in base {
-            for value in values {
-                arguments[*n as usize] = *value;
-                tries.insert(arguments);
-            }
+    let rules: Vec<_> = profile.rules.iter().filter(|r| r.names.contains(&name)).map(|r| r.conditions).collect();
+    let mut bases = BTreeSet::from([[0; 6], [!0; 6]]);
+    bases.extend(rules.iter().map(meeting));
+    let mut tries = bases.clone();
+    for (n, test) in rules.into_iter().flatten().flatten() {
+        for value in values_around(test) {
+            tries.extend(bases.iter().map(|base| with(*base, n, value)));
         }
     }
     tries
+}
+
+fn meeting(conditions: &[Option<(u32, Test)>; 2]) -> [u64; 6] {
+    conditions.iter().flatten().fold([0; 6], |arguments, (n, test)| match *test {
+        Test::Equals(value) | Test::Masked { value, .. } => with(arguments, *n, value),
+        Test::Below(limit) => with(arguments, *n, limit - 1),
+    })
+}
+
+fn with(mut arguments: [u64; 6], n: u32, value: u64) -> [u64; 6] {
+    arguments[n as usize] = value;
+    arguments
 }
 
 fn values_around(test: Test) -> Vec<u64> {

@@ -47,7 +47,7 @@ impl Arch {
 /// Makes the BPF program (an array of `struct sock_filter`) of `profile` for a container with the capabilities `caps`.
 ///
 /// Names that the linked libseccomp does not know are left out, and so get the profile's default: new calls have no number
-/// in an old library. Takes 10 to 40 ms on a small core.
+/// in an old library. The default profile took 4 to 7 ms on an x86-64 virtual machine; routers were not measured.
 ///
 /// # Errors
 /// One sentence with libseccomp's own reason.
