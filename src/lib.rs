@@ -3,9 +3,15 @@
 // ---- roles: each is one process ----
 pub mod agent;
 pub mod cli;
+pub mod hash;
 pub mod init;
 pub mod keeper;
 pub mod launch;
+pub mod stage;
+pub mod unpack;
+
+// ---- steps that run inside a role ----
+pub mod finish;
 
 // ---- meaning: pure types and decisions, no input, no output, no clock ----
 pub mod config;

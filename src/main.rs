@@ -11,6 +11,9 @@ type Role = fn(Vec<OsString>) -> ExitCode;
 const ROLES: &[(&str, Role)] = &[
     ("keeper", |args| exit::role(wherry::keeper::main(args))),
     ("agent", |_| exit::role(wherry::agent::main())),
+    ("stage", |_| wherry::stage::main()),
+    ("hash", |_| wherry::hash::main()),
+    ("unpack", |_| wherry::unpack::main()),
     ("launch", |_| wherry::launch::main()),
 ];
 

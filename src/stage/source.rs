@@ -1,0 +1,256 @@
+//! Where an image's bytes are: an OCI layout directory, an archive with JSON inside, or a plain tar file.
+
+use super::crew::Crew;
+use super::{Work, mismatch};
+use crate::image::fault::{fault, os};
+use crate::image::layout::{self, Descriptor, MAX_JSON, MAX_NESTING, Manifest, Wanted};
+use crate::image::{Config, Digest, Host, RelPath, Source, beneath, config, docker};
+use crate::ipc::{Failure, StageJob};
+use crate::protocol::Reason;
+use crate::unpack::Content;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+/// Links followed from one archive entry to another.
+const MAX_LINKS: usize = 8;
+
+/// An image, planned.
+pub struct Image {
+    /// Its identity.
+    pub digest: Digest,
+    /// How to run it.
+    pub config: Config,
+    /// Bottom first, each once.
+    pub layers: Vec<Layer>,
+}
+
+/// One layer to be.
+pub struct Layer {
+    /// What its bytes must hash to; its name in the store.
+    pub digest: Digest,
+    /// Where its bytes are.
+    pub blob: Blob,
+    /// `.wh.` names have a meaning.
+    pub whiteouts: bool,
+}
+
+/// A range of a regular file.
+pub struct Blob {
+    /// For messages.
+    pub name: String,
+    /// The file.
+    pub file: OwnedFd,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+}
+
+/// Reads all that is needed to know which bytes make the image.
+pub fn plan(job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Image, Failure> {
+    let host = Host::new(std::env::consts::ARCH, &machine());
+    match &job.reference.source {
+        Source::OciDir { path, tag } => {
+            let dir = open_path(path, OFlag::O_DIRECTORY)?;
+            oci(&Blobs { path, held: Held::Dir(dir) }, tag.as_deref(), job.digest, &host)
+        }
+        Source::OciArchive { path, tag } => oci(&archive(path, crew, work)?, tag.as_deref(), job.digest, &host),
+        Source::DockerArchive { path, name } => docker(&archive(path, crew, work)?, name.as_deref(), job.digest, &host),
+        Source::Rootfs { path } => rootfs(path, job.digest, crew),
+    }
+}
+
+fn machine() -> String {
+    nix::sys::utsname::uname().map(|u| u.machine().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Opens a path of the device. `O_NONBLOCK`: a named pipe must not hold us up.
+fn open_path(path: &str, flags: OFlag) -> Result<OwnedFd, Failure> {
+    let flags = flags | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|e| os(&format!("cannot open image {path}"), e))
+}
+
+/// The length of a file, which must be a regular one.
+fn regular(file: impl AsFd, name: &str) -> Result<u64, Failure> {
+    let stat = fstat(file).map_err(|e| os(&format!("cannot read {name}"), e))?;
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(fault(Reason::HostileArchive, format!("{name} is not a regular file")));
+    }
+    Ok(stat.st_size as u64)
+}
+
+fn whole_file(path: &str) -> Result<Blob, Failure> {
+    let file = open_path(path, OFlag::empty())?;
+    let length = regular(&file, path)?;
+    Ok(Blob { name: path.to_owned(), file, offset: 0, length })
+}
+
+/// A plain root file system: the file is the only layer, and its digest the identity.
+fn rootfs(path: &str, pinned: Option<Digest>, crew: &mut Crew<'_>) -> Result<Image, Failure> {
+    let blob = whole_file(path)?;
+    // Reading twice spares the flash a tree that is already there, or is the wrong one. The second reading is checked against the first.
+    let digest = crew.digest(&blob)?;
+    check_pin(path, pinned, &digest)?;
+    Ok(Image { digest, config: Config::default(), layers: vec![Layer { digest, blob, whiteouts: false }] })
+}
+
+fn check_pin(what: &str, pinned: Option<Digest>, found: &Digest) -> Result<(), Failure> {
+    match pinned {
+        Some(wanted) if wanted != *found => Err(mismatch(what, &wanted, found)),
+        _ => Ok(()),
+    }
+}
+
+/// Content by name.
+struct Blobs<'a> {
+    path: &'a str,
+    held: Held,
+}
+
+enum Held {
+    Dir(OwnedFd),
+    Archive { file: OwnedFd, length: u64, entries: BTreeMap<RelPath, Content> },
+}
+
+fn archive<'a>(path: &'a str, crew: &mut Crew<'_>, work: &Work) -> Result<Blobs<'a>, Failure> {
+    let Blob { file, length, .. } = whole_file(path)?;
+    let about = |f: Failure| fault(f.reason, format!("cannot read archive {path}: {}", f.message));
+    let entries = crew.list(file.as_fd(), work).map_err(about)?;
+    Ok(Blobs { path, held: Held::Archive { file, length, entries } })
+}
+
+impl Blobs<'_> {
+    fn find(&self, name: &RelPath) -> Result<Blob, Failure> {
+        let shown = format!("{name} of {}", self.path);
+        match &self.held {
+            Held::Dir(dir) => {
+                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+                let file = beneath::open(dir, name, flags).map_err(|e| match e.raw_os_error() {
+                    Some(nix::libc::ELOOP) => fault(Reason::HostileArchive, format!("{shown} is reached through a symbolic link")),
+                    _ => os(&format!("cannot open {shown}"), e),
+                })?;
+                let length = regular(&file, &shown)?;
+                Ok(Blob { name: shown, file, offset: 0, length })
+            }
+            Held::Archive { file, length, entries } => {
+                let (offset, size) = range(entries, name).ok_or_else(|| fault(Reason::ImageMissing, format!("there is no {shown}")))?;
+                // The listing comes from unpack: a range is believed only if it lies in the file.
+                if offset.checked_add(size).is_none_or(|end| end > *length) {
+                    return Err(fault(Reason::HostileArchive, format!("{shown} goes on behind the archive's end")));
+                }
+                let file = file.try_clone().map_err(|e| os("cannot use the archive", e))?;
+                Ok(Blob { name: shown, file, offset, length: size })
+            }
+        }
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<Blob, Failure> {
+        let name = RelPath::parse(format!("blobs/sha256/{}", digest.hex()).as_bytes()).expect("hex digits make a good name");
+        self.find(&name)
+    }
+
+    fn json(&self, blob: &Blob) -> Result<Vec<u8>, Failure> {
+        if blob.length > MAX_JSON as u64 {
+            return Err(fault(Reason::Unsupported, format!("{} has {} bytes, at most {MAX_JSON} are allowed", blob.name, blob.length)));
+        }
+        let mut bytes = vec![0; blob.length as usize];
+        let file = std::fs::File::from(blob.file.try_clone().map_err(|e| os("cannot use the image", e))?);
+        file.read_exact_at(&mut bytes, blob.offset).map_err(|e| os(&format!("cannot read {}", blob.name), e))?;
+        Ok(bytes)
+    }
+
+    /// The document that has no digest: the root of everything.
+    fn root(&self, name: &str) -> Result<Vec<u8>, Failure> {
+        let path = RelPath::parse(name.as_bytes()).expect("a constant name");
+        self.json(&self.find(&path)?)
+    }
+
+    /// A document, only if it is the one that the descriptor means.
+    fn verified(&self, d: &Descriptor) -> Result<Vec<u8>, Failure> {
+        let blob = self.blob(&d.digest)?;
+        check_size(&blob, d)?;
+        let bytes = self.json(&blob)?;
+        let found = Digest::of(&bytes);
+        if found == d.digest { Ok(bytes) } else { Err(mismatch(&blob.name, &d.digest, &found)) }
+    }
+}
+
+fn range(entries: &BTreeMap<RelPath, Content>, name: &RelPath) -> Option<(u64, u64)> {
+    let mut at = name;
+    for _ in 0..MAX_LINKS {
+        match entries.get(at)? {
+            Content::Data { offset, size } => return Some((*offset, *size)),
+            Content::Link(target) => at = target,
+        }
+    }
+    None
+}
+
+fn check_size(blob: &Blob, d: &Descriptor) -> Result<(), Failure> {
+    if blob.length == d.size {
+        return Ok(());
+    }
+    Err(fault(Reason::DigestMismatch, format!("{} has {} bytes, its descriptor says {}", blob.name, blob.length, d.size)))
+}
+
+fn oci(blobs: &Blobs<'_>, tag: Option<&str>, pinned: Option<Digest>, host: &Host) -> Result<Image, Failure> {
+    let index = blobs.root("index.json")?;
+    let what = format!("index.json of {}", blobs.path);
+    let mut chosen = layout::choose(&index, &what, Wanted { tag, digest: pinned, host })?;
+    for _ in 0..MAX_NESTING {
+        if !chosen.is_index() {
+            break;
+        }
+        let nested = blobs.verified(&chosen)?;
+        chosen = layout::choose(&nested, &format!("index {}", chosen.digest), Wanted { tag: None, digest: pinned, host })?;
+    }
+    if chosen.is_index() {
+        return Err(fault(Reason::HostileArchive, format!("{what} nests indexes more than {MAX_NESTING} deep")));
+    }
+    check_pin("the image manifest", pinned, &chosen.digest)?;
+    let manifest = Manifest::parse(&blobs.verified(&chosen)?)?;
+    let parsed = config::parse(&blobs.verified(&manifest.config)?, host)?;
+    let layers = manifest.layers.iter().map(|d| {
+        let blob = blobs.blob(&d.digest)?;
+        check_size(&blob, d)?;
+        Ok(Layer { digest: d.digest, blob, whiteouts: true })
+    });
+    Ok(Image { digest: chosen.digest, config: parsed.config, layers: once(layers.collect::<Result<_, Failure>>()?) })
+}
+
+fn docker(blobs: &Blobs<'_>, name: Option<&str>, pinned: Option<Digest>, host: &Host) -> Result<Image, Failure> {
+    let chosen = docker::choose(&blobs.root("manifest.json")?, name)?;
+    let config_name = chosen.config()?;
+    let bytes = blobs.json(&blobs.find(&config_name)?)?;
+    let digest = Digest::of(&bytes);
+    if let Some(promised) = docker::promised(&config_name).filter(|p| *p != digest) {
+        return Err(mismatch(&format!("{config_name} of {}", blobs.path), &promised, &digest));
+    }
+    check_pin("the image configuration", pinned, &digest)?;
+    let parsed = config::parse(&bytes, host)?;
+    let names = chosen.layers()?;
+    if names.len() != parsed.diff_ids.len() {
+        let message = format!("the archive has {} layers, its configuration {}", names.len(), parsed.diff_ids.len());
+        return Err(fault(Reason::HostileArchive, message));
+    }
+    let layers = names.iter().zip(parsed.diff_ids).map(|(name, diff_id)| {
+        let digest = docker::expected(name, diff_id, pinned.is_some())?;
+        Ok(Layer { digest, blob: blobs.find(name)?, whiteouts: true })
+    });
+    Ok(Image { digest, config: parsed.config, layers: once(layers.collect::<Result<_, Failure>>()?) })
+}
+
+/// Keeps only the topmost of equal layers: it hides the others wholly, and overlay refuses the same directory twice.
+fn once(layers: Vec<Layer>) -> Vec<Layer> {
+    let mut kept: Vec<Layer> = Vec::new();
+    for layer in layers.into_iter().rev() {
+        if kept.iter().all(|k| k.digest != layer.digest) {
+            kept.push(layer);
+        }
+    }
+    kept.reverse();
+    kept
+}

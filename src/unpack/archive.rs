@@ -1,0 +1,382 @@
+//! Tar entries from a stream: ustar, GNU long names, PAX records (POSIX.1-2017, pax, "pax Interchange Format").
+//!
+//! Every size is bounded before anything is allocated, and there is one opinion on where an entry ends: the PAX `size`, where
+//! there is one. Parsers that disagree on that see different archives (CVE-2026-33055).
+
+use crate::image::fault::{fault, os};
+use crate::image::{MAX_NAME, printable};
+use crate::ipc::Failure;
+use crate::protocol::Reason;
+use std::io::{self, Read};
+use tar::{EntryType, Header};
+
+const BLOCK: usize = 512;
+/// Longest block of PAX records, in bytes: names, and attributes of at most 64 KiB each (`XATTR_SIZE_MAX`).
+const MAX_PAX: u64 = 1 << 20;
+/// Highest user or group id: the next one means "unchanged" to chown(2).
+const MAX_ID: u64 = u32::MAX as u64 - 1;
+
+/// Bytes that can be skipped.
+pub trait Skip: Read {
+    /// Skips `n` bytes; fewer are `UnexpectedEof`.
+    fn skip(&mut self, n: u64) -> io::Result<()>;
+}
+
+/// What an entry makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file with content.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A further name of an earlier entry.
+    Hardlink,
+    /// A named pipe.
+    Fifo,
+    /// A device node.
+    Device,
+}
+
+/// One entry.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its name as it stands in the archive.
+    pub name: Vec<u8>,
+    /// What it makes.
+    pub kind: Kind,
+    /// Bytes of content.
+    pub size: u64,
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds and nanoseconds since 1970.
+    pub mtime: (i64, i64),
+    /// Target of a link.
+    pub link: Vec<u8>,
+    /// Extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the content begins in the (uncompressed) archive.
+    pub offset: u64,
+}
+
+/// What extended headers say about the next entry.
+#[derive(Default)]
+struct Extra {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<(i64, i64)>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    seen: Vec<EntryType>,
+}
+
+/// A tar archive.
+pub struct Archive<R> {
+    input: R,
+    position: u64,
+    /// Content of the current entry that has not been read.
+    content: u64,
+    /// Padding behind it.
+    padding: u64,
+    last: String,
+}
+
+fn hostile(message: String) -> Failure {
+    fault(Reason::HostileArchive, message)
+}
+
+impl<R: Skip> Archive<R> {
+    /// Nothing read yet.
+    pub fn new(input: R) -> Self {
+        Self { input, position: 0, content: 0, padding: 0, last: "its beginning".to_owned() }
+    }
+
+    /// The next entry; `None` behind the last.
+    pub fn next(&mut self) -> Result<Option<Entry>, Failure> {
+        let mut extra = Extra::default();
+        loop {
+            let Some(header) = self.header()? else {
+                return if extra.seen.is_empty() { Ok(None) } else { Err(hostile("the archive ends with an extended header".into())) };
+            };
+            let kind = header.entry_type();
+            let name = header.path_bytes().into_owned();
+            if !(kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions() || kind.is_pax_global_extensions()) {
+                return self.entry(&header, name, extra).map(Some);
+            }
+            let size = number(&name, "size", header.entry_size())?;
+            if extra.seen.contains(&kind) {
+                return Err(hostile(format!("entry {} is described twice", printable(&name))));
+            }
+            extra.seen.push(kind);
+            let body =
+                self.small(&name, size, if kind.is_gnu_longname() || kind.is_gnu_longlink() { MAX_NAME as u64 + 1 } else { MAX_PAX })?;
+            match kind {
+                EntryType::GNULongName => extra.name = Some(c_string(body)),
+                EntryType::GNULongLink => extra.link = Some(c_string(body)),
+                EntryType::XGlobalHeader => check_global(&body)?,
+                _ => extra.pax(&body)?,
+            }
+        }
+    }
+
+    fn entry(&mut self, header: &Header, short: Vec<u8>, extra: Extra) -> Result<Entry, Failure> {
+        let name = extra.name.unwrap_or(short);
+        let kind = kind(header, &name)?;
+        // Only files have content; a size on anything else is ignored, as Go's archive/tar does.
+        let size = match kind {
+            Kind::File => extra.size.map_or_else(|| number(&name, "size", header.entry_size()), Ok)?,
+            _ => 0,
+        };
+        let link = extra.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
+        let id = |given: Option<u64>, field: io::Result<u64>| given.map_or_else(|| number(&name, "owner", field), Ok);
+        let (uid, gid) = (id(extra.uid, header.uid())?, id(extra.gid, header.gid())?);
+        if uid > MAX_ID || gid > MAX_ID {
+            return Err(hostile(format!("entry {} belongs to {uid}:{gid}, which no file can", printable(&name))));
+        }
+        let mode = number(&name, "mode", header.mode().map(u64::from))? as u32 & 0o7777;
+        let mtime = extra.mtime.map_or_else(|| number(&name, "time", header.mtime()).map(|s| (s as i64, 0)), Ok)?;
+        self.begin(size);
+        self.last = printable(&name);
+        let offset = self.position;
+        Ok(Entry { name, kind, size, mode, uid: uid as u32, gid: gid as u32, mtime, link, xattrs: extra.xattrs, offset })
+    }
+
+    /// Content of the current entry; 0 bytes at its end.
+    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Failure> {
+        let want = out.len().min(self.content.try_into().unwrap_or(usize::MAX));
+        if want == 0 {
+            return Ok(0);
+        }
+        let got = self.input.read(&mut out[..want]).map_err(|e| self.broken(e))?;
+        if got == 0 {
+            return Err(self.broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.content -= got as u64;
+        self.position += got as u64;
+        Ok(got)
+    }
+
+    fn begin(&mut self, size: u64) {
+        self.content = size;
+        self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
+    }
+
+    /// A small entry's whole content.
+    fn small(&mut self, name: &[u8], size: u64, most: u64) -> Result<Vec<u8>, Failure> {
+        if size > most {
+            return Err(hostile(format!("the extended header of {} has {size} bytes, at most {most} are allowed", printable(name))));
+        }
+        self.begin(size);
+        let mut body = vec![0; size as usize];
+        let mut filled = 0;
+        while filled < body.len() {
+            filled += self.read(&mut body[filled..])?;
+        }
+        Ok(body)
+    }
+
+    /// The next header block; `None` at the end of the archive.
+    fn header(&mut self) -> Result<Option<Header>, Failure> {
+        let rest = self.content.checked_add(self.padding).ok_or_else(|| hostile(format!("entry {} is too large", self.last)))?;
+        self.input.skip(rest).map_err(|e| self.broken(e))?;
+        self.position += rest;
+        self.begin(0);
+        let mut header = Header::new_old();
+        match self.block(header.as_mut_bytes())? {
+            false => return Ok(None),
+            true if header.as_bytes().iter().all(|b| *b == 0) => return self.rest_is_empty().map(|()| None),
+            true => self.position += BLOCK as u64,
+        }
+        if checksum(header.as_bytes()) != header.cksum().ok() {
+            return Err(hostile(format!("the header behind {} is damaged (wrong checksum); is it a tar archive?", self.last)));
+        }
+        Ok(Some(header))
+    }
+
+    /// Fills a block; `false` when the input ends exactly before it.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, Failure> {
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.input.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.broken(e)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Behind the end mark only padding is allowed. It is read to its end: hash must see all of the blob.
+    fn rest_is_empty(&mut self) -> Result<(), Failure> {
+        const MAX_PADDING: u64 = 1 << 20;
+        let (mut chunk, mut seen) = ([0; 4096], 0);
+        loop {
+            let got = self.input.read(&mut chunk).map_err(|e| self.broken(e))?;
+            seen += got as u64;
+            if chunk[..got].iter().any(|b| *b != 0) || seen > MAX_PADDING {
+                return Err(hostile("the archive goes on behind its end mark".into()));
+            }
+            if got == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn broken(&self, e: io::Error) -> Failure {
+        match e.kind() {
+            _ if e.raw_os_error().is_some() => os("cannot read the archive", e),
+            io::ErrorKind::UnexpectedEof => hostile(format!("the archive is cut short at {}", self.last)),
+            io::ErrorKind::QuotaExceeded => fault(Reason::NoSpace, "the archive expands to more than its limit"),
+            _ => hostile(format!("the archive is damaged at {}: {e}", self.last)),
+        }
+    }
+}
+
+fn kind(header: &Header, name: &[u8]) -> Result<Kind, Failure> {
+    match header.entry_type() {
+        // Before POSIX a directory was a file whose name ends with a slash.
+        EntryType::Regular if name.ends_with(b"/") => Ok(Kind::Directory),
+        EntryType::Regular | EntryType::Continuous => Ok(Kind::File),
+        EntryType::Directory => Ok(Kind::Directory),
+        EntryType::Symlink => Ok(Kind::Symlink),
+        EntryType::Link => Ok(Kind::Hardlink),
+        EntryType::Fifo => Ok(Kind::Fifo),
+        EntryType::Char | EntryType::Block => Ok(Kind::Device),
+        EntryType::GNUSparse => Err(hostile(format!("entry {} is sparse, which layers may not be", printable(name)))),
+        other => Err(hostile(format!("entry {} has the unknown type {:?}", printable(name), char::from(other.as_byte())))),
+    }
+}
+
+fn number(name: &[u8], what: &str, value: io::Result<u64>) -> Result<u64, Failure> {
+    value.map_err(|_| hostile(format!("entry {} has a damaged {what}", printable(name))))
+}
+
+fn checksum(block: &[u8; BLOCK]) -> Option<u32> {
+    let (before, after) = (&block[..148], &block[156..]);
+    Some(before.iter().chain(after).map(|b| u32::from(*b)).sum::<u32>() + 8 * u32::from(b' '))
+}
+
+fn c_string(mut body: Vec<u8>) -> Vec<u8> {
+    body.truncate(body.iter().position(|b| *b == 0).unwrap_or(body.len()));
+    body
+}
+
+/// Splits PAX records, `LENGTH KEY=VALUE\n`. The length counts: a value may hold any byte, newlines too.
+fn records(mut body: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Failure> {
+    let mut all = Vec::new();
+    while !body.is_empty() {
+        let (record, rest) = record(body).ok_or_else(|| hostile("a PAX record is damaged".into()))?;
+        all.push(record);
+        body = rest;
+    }
+    Ok(all)
+}
+
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+fn record(body: &[u8]) -> Option<(Pair<'_>, &[u8])> {
+    let space = body.iter().position(|b| *b == b' ')?;
+    let length: usize = decimal(&body[..space])?.try_into().ok()?;
+    let text = body.get(space + 1..length)?.strip_suffix(b"\n")?;
+    let equals = text.iter().position(|b| *b == b'=')?;
+    Some(((&text[..equals], &text[equals + 1..]), &body[length..]))
+}
+
+/// Digits only: `str::parse` would take a sign.
+fn decimal(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    digits.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
+}
+
+fn check_global(body: &[u8]) -> Result<(), Failure> {
+    for (key, _) in records(body)? {
+        if matches!(key, b"path" | b"linkpath" | b"size" | b"uid" | b"gid") || key.starts_with(b"GNU.sparse") {
+            return Err(hostile(format!("a global header sets {} for all entries", printable(key))));
+        }
+    }
+    Ok(())
+}
+
+impl Extra {
+    fn pax(&mut self, body: &[u8]) -> Result<(), Failure> {
+        for (key, value) in records(body)? {
+            let bad = || hostile(format!("the PAX record {}={} is damaged", printable(key), printable(value)));
+            match key {
+                b"path" => self.name = Some(value.to_vec()),
+                b"linkpath" => self.link = Some(value.to_vec()),
+                b"size" => self.size = Some(decimal(value).ok_or_else(bad)?),
+                b"uid" => self.uid = Some(decimal(value).ok_or_else(bad)?),
+                b"gid" => self.gid = Some(decimal(value).ok_or_else(bad)?),
+                b"mtime" => self.mtime = Some(time(value).ok_or_else(bad)?),
+                _ if key.starts_with(b"GNU.sparse") => return Err(hostile("a sparse entry, which layers may not have".into())),
+                _ => {
+                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                        self.xattrs.push((name.to_vec(), value.to_vec()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `[-]seconds[.fraction]` to whole seconds, rounded down, and nanoseconds.
+fn time(text: &[u8]) -> Option<(i64, i64)> {
+    let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |t| (true, t));
+    let dot = text.iter().position(|b| *b == b'.').unwrap_or(text.len());
+    let seconds = i64::try_from(decimal(&text[..dot])?).ok()?;
+    let fraction = text.get(dot + 1..).unwrap_or_default();
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let nanos = fraction.iter().chain(&[b'0'; 9]).take(9).fold(0, |n, d| n * 10 + i64::from(d - b'0'));
+    Some(match (negative, nanos) {
+        (false, _) => (seconds, nanos),
+        (true, 0) => (-seconds, 0),
+        (true, _) => (-seconds - 1, 1_000_000_000 - nanos),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{records, time};
+
+    #[test]
+    fn pax_values_may_hold_any_byte() {
+        let body = b"13 a=1\n2\n=\x00\x01\n6 b=\n";
+        let all = records(b"6 b=\n").unwrap();
+        assert_eq!(all, [(&b"b"[..], &b""[..])]);
+        let first = [&b"12 a=1\n2\n=\x00"[..], b"\n"].concat();
+        assert_eq!(records(&first).unwrap(), [(&b"a"[..], &b"1\n2\n=\0"[..])]);
+        assert!(records(body).is_err(), "the first length runs over its newline");
+    }
+
+    #[test]
+    fn damaged_pax_records_are_refused() {
+        for body in
+            [&b"5 a=1"[..], b"6 a=1x", b"99 a=1\n", b"0 a=1\n", b"+6 a=1\n", b"6 abc\n", b"a=1\n", b"18446744073709551615 a=1\n", b"2 \n"]
+        {
+            assert!(records(body).is_err(), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn times_round_down_on_both_sides_of_1970() {
+        for (text, value) in [("1.5", (1, 500_000_000)), ("-1.25", (-2, 750_000_000)), ("-3", (-3, 0)), ("0.1234567899", (0, 123_456_789))]
+        {
+            assert_eq!(time(text.as_bytes()), Some(value), "{text}");
+        }
+        for text in ["", "x", "1.x", "--1", "1e3"] {
+            assert_eq!(time(text.as_bytes()), None, "{text}");
+        }
+    }
+}
