@@ -3,6 +3,7 @@
 //! The agent reads what the network sends, so it keeps nothing that its work does not need: no user id but its own, no capability, no way to get one,
 //! no core dump with keys in it, no new files. The root directory stays: the resolver reads `/etc/resolv.conf` and `/etc/hosts` at every look-up.
 
+use crate::confine;
 use crate::sys::privilege;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
@@ -38,7 +39,9 @@ fn give_up(uid: Option<u32>, as_root: bool) -> Result<(), String> {
     privilege::drop_all().map_err(|e| failed("drop capabilities", e))?;
     prctl::set_no_new_privs().map_err(|e| failed("set no_new_privs", e))?;
     // After the change of user: that sets it to what /proc/sys/fs/suid_dumpable says.
-    prctl::set_dumpable(false).map_err(|e| failed("become non-dumpable", e))
+    prctl::set_dumpable(false).map_err(|e| failed("become non-dumpable", e))?;
+    // Last: the steps above need what it forbids. Threads made later inherit it.
+    confine::load(confine::Role::Agent).map_err(|e| failed("load its system call filter", e))
 }
 
 /// Groups before the group before the user: each takes a capability that the last one ends.
@@ -78,6 +81,8 @@ fn verify(status: &str, uid: Option<u32>, as_root: bool) -> Result<(), String> {
         want(status, "CapBnd", "0000000000000000")?;
     }
     want(status, "NoNewPrivs", "1")?;
+    // 2 is "filtered" (proc_pid_status(5)).
+    want(status, "Seccomp", "2")?;
     if let Some(uid) = uid {
         let four = [uid; 4].map(|n| n.to_string()).join("\t");
         want(status, "Uid", &four)?;
@@ -102,7 +107,7 @@ fn want(status: &str, key: &str, value: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    const LOCKED: &str = "Name:\twherry\nUid:\t971\t971\t971\t971\nGid:\t971\t971\t971\t971\nGroups:\t \nNoNewPrivs:\t1\n\
+    const LOCKED: &str = "Name:\twherry\nUid:\t971\t971\t971\t971\nGid:\t971\t971\t971\t971\nGroups:\t \nNoNewPrivs:\t1\nSeccomp:\t2\n\
         CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\n";
 
     #[test]

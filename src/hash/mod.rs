@@ -2,6 +2,7 @@
 //!
 //! Descriptors: 3 the socket to stage, 4 the blob, 5 the pipe to unpack (if [`Job::output`]).
 
+use crate::confine;
 use crate::image::{Digest, Hasher};
 use crate::ipc::{Conn, VERSION};
 use crate::sys::fd::inherited;
@@ -71,7 +72,7 @@ fn run() -> io::Result<()> {
     let next = job.output.then(|| inherited(5)).transpose()?;
     lseek(&blob, job.offset.try_into().map_err(|_| Errno::EINVAL)?, Whence::SeekSet)?;
     let mut buffer = vec![0; CHUNK];
-    confine(&stage, job.uid)?;
+    lock_down(&stage, job.uid)?;
     // From here on only read, write and exit.
     let last = match pump(&stage, &blob, next, job.length, &mut buffer) {
         Ok(done) => done,
@@ -81,7 +82,7 @@ fn run() -> io::Result<()> {
 }
 
 /// Gives up every privilege, in an order in which none comes back.
-fn confine(stage: &Conn, uid: u32) -> io::Result<()> {
+fn lock_down(stage: &Conn, uid: u32) -> io::Result<()> {
     setrlimit(Resource::RLIMIT_AS, MAX_MEMORY, MAX_MEMORY)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
@@ -90,12 +91,7 @@ fn confine(stage: &Conn, uid: u32) -> io::Result<()> {
     setresuid(Uid::from_raw(uid), Uid::from_raw(uid), Uid::from_raw(uid))?;
     prctl::set_no_new_privs()?;
     die_with_parent(stage)?;
-    load_filter()
-}
-
-/// The place where this role's system call filter is loaded.
-fn load_filter() -> io::Result<()> {
-    Ok(())
+    confine::load(confine::Role::Hash)
 }
 
 /// SIGKILL when stage ends. Changing the user clears this setting (prctl(2)), so it comes after that.

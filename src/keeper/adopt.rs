@@ -1,7 +1,7 @@
 //! The one recovery path: start, upgrade, panic and kill -9 all come here. What runs is found by its record, never by guessing.
 
-use crate::keeper::context::Context;
 use crate::keeper::containers::Live;
+use crate::keeper::context::Context;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::Key;
 use crate::keeper::runtime::{Phase, Record, start_time};
@@ -112,4 +112,3 @@ pub fn end_old_roles(keep: &[i32]) {
         let _ = process::reap(child);
     }
 }
-

@@ -183,7 +183,9 @@ fn broker(b: &config::Broker, files: &mut Vec<File>) -> io::Result<ipc::Broker> 
     let (tls, ca, client) = match &b.tls {
         Tls::Off => (false, None, None),
         // A device without a CA file of its own trusts what the system trusts, if it has such a file.
-        Tls::On { ca, client } => (true, ca.clone().or_else(|| Path::new(SYSTEM_CA).exists().then(|| SYSTEM_CA.to_owned())), client.clone()),
+        Tls::On { ca, client } => {
+            (true, ca.clone().or_else(|| Path::new(SYSTEM_CA).exists().then(|| SYSTEM_CA.to_owned())), client.clone())
+        }
     };
     let (has_ca, has_client) = (ca.is_some(), client.is_some());
     let (certificate, key) = client.unzip();

@@ -1,9 +1,7 @@
 //! Connections of the command line: one request at a time each, answered by events, never waited for.
 
 use crate::image::Digest;
-use crate::ipc::{
-    Ack, Conn, ExecJob, Failure, FromLaunch, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode,
-};
+use crate::ipc::{Ack, Conn, ExecJob, Failure, FromLaunch, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::lifecycle::Event;
@@ -263,7 +261,11 @@ impl Keeper {
             return self.no_such(id, app, None);
         };
         if entry.origin != Origin::Local {
-            return self.refuse(id, Reason::Policy, format!("app {app} belongs to the fleet; publish a document with \"remove\": true there"));
+            return self.refuse(
+                id,
+                Reason::Policy,
+                format!("app {app} belongs to the fleet; publish a document with \"remove\": true there"),
+            );
         }
         let seq = entry.mark.map_or(String::new(), |m| format!(",\"seq\":{}", m + 1));
         let tombstone = format!("{{\"wherry\":1,\"app\":\"{app}\"{seq},\"remove\":true,\"volumes\":{volumes}}}");
@@ -300,7 +302,9 @@ impl Keeper {
         }
         let now = self.now();
         let Self { ctx, apps, .. } = self;
-        for live in apps.iter_mut().filter(|a| a.name == scope.app).flat_map(|a| a.live.iter_mut()).filter(|l| names.contains(&l.key.container)) {
+        for live in
+            apps.iter_mut().filter(|a| a.name == scope.app).flat_map(|a| a.live.iter_mut()).filter(|l| names.contains(&l.key.container))
+        {
             if hand != Hand::Start {
                 live.event(ctx, Event::Stop, now);
             }
@@ -317,7 +321,9 @@ impl Keeper {
     fn hold(&mut self, app: &Name, names: &[Name], stop: bool) -> io::Result<()> {
         let groups = self.ctx.settings.groups.clone();
         let origin = desired::winner(&self.desired.entries, app, &groups).map(|e| e.origin.clone());
-        let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && Some(&e.origin) == origin.as_ref()) else { return Ok(()) };
+        let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && Some(&e.origin) == origin.as_ref()) else {
+            return Ok(());
+        };
         let before = entry.held.clone();
         entry.held.retain(|n| !names.contains(n));
         if stop {

@@ -226,7 +226,8 @@ impl Live {
 
     fn wiring(&self, ctx: &Context, dir: &Path) -> io::Result<Wiring> {
         let image = ctx.images.record(&self.ready.digest)?;
-        let image = image.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("image {} is not in the store", self.ready.digest)))?;
+        let image =
+            image.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("image {} is not in the store", self.ready.digest)))?;
         Ok(Wiring {
             name: self.key.to_string(),
             layers: ctx.images.layer_dirs(&image),
@@ -433,7 +434,8 @@ impl Live {
     pub fn update(&mut self, ctx: &Context, ready: Ready) -> Result<(), Failure> {
         if self.process.is_some() {
             let set = self.group(ctx).update(&ready.spec.resources);
-            self.missing = set.map_err(|e| Failure { reason: Reason::NoFeature, message: format!("cannot change limits of {}: {e}", self.key) })?;
+            self.missing =
+                set.map_err(|e| Failure { reason: Reason::NoFeature, message: format!("cannot change limits of {}: {e}", self.key) })?;
         }
         self.keep(ctx, ready);
         Ok(())

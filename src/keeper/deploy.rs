@@ -106,7 +106,8 @@ impl Keeper {
                 None => return Err(failure(faults.first_reason(), faults.to_string())),
             },
         };
-        let ack = |state, refusals| Ack { app: app.clone(), seq, sha256, attempt: 1, state, refusals, rolled_back_to: None, progress: None };
+        let ack =
+            |state, refusals| Ack { app: app.clone(), seq, sha256, attempt: 1, state, refusals, rolled_back_to: None, progress: None };
         self.emit(origin, ack(State::Received, Vec::new()));
         let accepted = match verdict {
             Err(refusals) => Err(refusals),
@@ -159,7 +160,10 @@ impl Keeper {
         if fits && target.fleet == self.ctx.settings.root {
             return Ok(());
         }
-        Err(failure(Reason::WrongTarget, format!("the document's target is not this device ({here} of fleet {}) or the topic it came on", self.ctx.settings.root)))
+        Err(failure(
+            Reason::WrongTarget,
+            format!("the document's target is not this device ({here} of fleet {}) or the topic it came on", self.ctx.settings.root),
+        ))
     }
 
     /// Puts a document on record, before anything is done for it.

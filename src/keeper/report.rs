@@ -82,7 +82,8 @@ pub fn info(keeper: &Keeper, name: &Name) -> Option<String> {
     let row = apps(keeper).into_iter().find(|r| r.app == *name)?;
     let entry = desired::winner(&keeper.desired.entries, name, &keeper.ctx.settings.groups)?;
     let live = keeper.app(name).map(|a| a.live.as_slice()).unwrap_or_default();
-    let containers: serde_json::Map<String, serde_json::Value> = live.iter().map(|l| (l.key.container.to_string(), container_info(keeper, l))).collect();
+    let containers: serde_json::Map<String, serde_json::Value> =
+        live.iter().map(|l| (l.key.container.to_string(), container_info(keeper, l))).collect();
     let document = keeper.store.manifest(&entry.newest.sha256).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
     let info = serde_json::json!({
         "app": row.app, "origin": row.origin, "seq": row.seq, "sha256": row.sha256, "state": row.state,

@@ -15,7 +15,7 @@ use crate::keeper::{End, Keeper};
 use crate::manifest::{Id, Name};
 use crate::sys::fd::read_file;
 use crate::sys::{exe, time};
-use nix::sys::signal::{SigSet, Signal, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::ffi::{CString, OsString};
 use std::fs;
@@ -167,7 +167,8 @@ fn open(settings: Settings) -> Result<Keeper, String> {
     let boot_id = time::boot_id().map_err(|e| format!("cannot read the boot id: {e}"))?;
     let exe = exe::sealed().map_err(|e| format!("cannot open the sealed program: {e}"))?;
     let socket = runtime.socket();
-    let mut ctx = Context::new(settings, exe, layout, missing, images, runtime, boot_id, boot).map_err(|e| format!("cannot make an epoll set: {e}"))?;
+    let mut ctx = Context::new(settings, exe, layout, missing, images, runtime, boot_id, boot)
+        .map_err(|e| format!("cannot make an epoll set: {e}"))?;
     let listener = listen(&socket).map_err(|e| format!("cannot listen at {}: {e}", socket.display()))?;
     let signals = signals().map_err(|e| format!("cannot watch signals: {e}"))?;
     ctx.poll.add(&listener, Source::Listener).map_err(|e| e.to_string())?;
@@ -234,7 +235,8 @@ impl Keeper {
         for live in live {
             self.app_entry(&live.key.app.clone()).live.push(live);
         }
-        let mut names: Vec<Name> = self.desired.entries.iter().map(|e| e.app.clone()).chain(self.apps.iter().map(|a| a.name.clone())).collect();
+        let mut names: Vec<Name> =
+            self.desired.entries.iter().map(|e| e.app.clone()).chain(self.apps.iter().map(|a| a.name.clone())).collect();
         names.sort();
         names.dedup();
         for name in names {

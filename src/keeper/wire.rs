@@ -101,7 +101,8 @@ impl Keeper {
         // Its bytes were never read: the hash is that of nothing.
         let sha256 = crate::image::Digest::of(b"");
         let state = crate::protocol::State::Rejected;
-        let ack = Ack { app: app.clone(), seq: None, sha256, attempt: 1, state, refusals: vec![refusal], rolled_back_to: None, progress: None };
+        let ack =
+            Ack { app: app.clone(), seq: None, sha256, attempt: 1, state, refusals: vec![refusal], rolled_back_to: None, progress: None };
         self.emit(origin, ack);
     }
 
@@ -109,8 +110,12 @@ impl Keeper {
     pub fn on_command(&mut self, id: &str, retained: bool, payload: &[u8]) {
         let (boot, conn) = (self.ctx.boot, self.agent.link.conn);
         let answer = match wire::parse_command(payload) {
-            _ if retained => (Reason::StaleSession, "a retained command is refused: the broker would repeat it at every connection".to_owned()),
-            Ok(c) if c.session != (boot, conn) => (Reason::StaleSession, format!("the command is for another session, this is {boot}.{conn}")),
+            _ if retained => {
+                (Reason::StaleSession, "a retained command is refused: the broker would repeat it at every connection".to_owned())
+            }
+            Ok(c) if c.session != (boot, conn) => {
+                (Reason::StaleSession, format!("the command is for another session, this is {boot}.{conn}"))
+            }
             Ok(_) => (Reason::Unsupported, "commands are not supported by this release; use the local command line".to_owned()),
             Err(e) => (Reason::Malformed, e.to_string()),
         };

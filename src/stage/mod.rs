@@ -7,7 +7,7 @@
 //! Nothing outside `staging/` changes before every layer is unpacked, checked and synced. A kill at any point leaves
 //! only what [`crate::image::store::Store::collect_garbage`] removes; hash and unpack die with stage.
 //!
-//! Descriptor 3 is the socket to keeper: one [`StageJob`] in, [`FromStage`] out. When keeper closes it, the job is given up.
+//! Descriptor 3 is the socket to keeper: one [`ToStage`] in, [`FromStage`] out. When keeper closes it, the job is given up.
 
 mod crew;
 mod source;
@@ -16,13 +16,15 @@ use crate::finish;
 use crate::image::fault::{fault, os, writing};
 use crate::image::store::{self, Store};
 use crate::image::{Digest, Record};
-use crate::ipc::{Conn, Failure, FromStage, StageJob};
+use crate::ipc::{Conn, Failure, FromStage, StageJob, ToStage};
 use crate::protocol::Reason;
 use crate::sys::fd::inherited;
 use crate::unpack::Limits;
 use crew::Crew;
+use nix::fcntl::{Flock, FlockArg};
 use source::{Image, Layer};
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -30,20 +32,47 @@ use std::process::ExitCode;
 
 /// The role.
 pub fn main() -> ExitCode {
+    crate::log::init("stage", None);
     let Ok(keeper) = inherited(3).map(Conn::new) else { return ExitCode::FAILURE };
-    let Ok(Some(job)) = keeper.recv::<StageJob>() else { return ExitCode::FAILURE };
-    let answer = match run(&keeper, &job) {
+    let done = match keeper.recv::<ToStage>() {
+        Ok(Some(ToStage::Pull(job))) => pull(&keeper, &job),
+        Ok(Some(ToStage::Collect { data, keep })) => collect(&data, &keep),
+        _ => false,
+    };
+    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn pull(keeper: &Conn, job: &StageJob) -> bool {
+    let answer = match run(keeper, job) {
         Ok(record) => FromStage::Ready(record),
         Err(failure) => FromStage::Failed(failure),
     };
-    match keeper.send(&answer) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    keeper.send(&answer).is_ok()
+}
+
+fn collect(data: &str, keep: &[Digest]) -> bool {
+    let collected = Store::open(Path::new(data)).and_then(|store| {
+        let _lock = alone(&store)?;
+        store.collect_garbage(keep)
+    });
+    match collected {
+        Ok(_) => true,
+        Err(e) => {
+            log::warn!("cannot clean the image store: {e}");
+            false
+        }
     }
+}
+
+/// One stage works in the store at a time: collecting empties `staging/`, which another fills.
+fn alone(store: &Store) -> io::Result<Flock<File>> {
+    let dir = File::open(store.staging())?;
+    Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
 }
 
 fn run(keeper: &Conn, job: &StageJob) -> Result<Record, Failure> {
     let store = Store::open(Path::new(&job.data)).map_err(|e| os("cannot open the image store", e))?;
+    let _lock = alone(&store).map_err(|e| os("cannot lock the image store", e))?;
     let work = Work::new(&store)?;
     let mut crew = Crew::new(keeper, job)?;
     let image = source::plan(job, &mut crew, &work)?;

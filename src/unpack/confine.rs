@@ -1,6 +1,7 @@
 //! The cage: entered before the first hostile byte is read.
 
 use super::{Job, Task};
+use crate::confine;
 use crate::image::fault::fault;
 use crate::ipc::{Conn, Failure};
 use crate::protocol::Reason;
@@ -29,13 +30,8 @@ pub fn enter(stage: &Conn, job: &Job) -> Result<OwnedFd, Failure> {
     umask(Mode::empty());
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = open("/", flags, Mode::empty()).map_err(|e| fault(Reason::Unpack, format!("cannot open the staging directory: {e}")))?;
-    step("system call filter", load_filter())?;
+    step("system call filter", confine::load(confine::Role::Unpack))?;
     Ok(root)
-}
-
-/// The place where this role's system call filter is loaded.
-fn load_filter() -> io::Result<()> {
-    Ok(())
 }
 
 fn limit(job: &Job) -> io::Result<()> {
