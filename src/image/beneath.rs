@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Opens `path` below `dir`. Symbolic links, `..` out of it and other file systems are refused by the kernel, without a race.
 pub fn open(dir: impl AsFd, path: &RelPath, flags: OFlag) -> io::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY).resolve(resolve);
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
     loop {
         match openat2(&dir, path.as_path(), how) {
             // A rename elsewhere in the system during the walk makes the kernel give up with EAGAIN.

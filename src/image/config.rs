@@ -145,7 +145,8 @@ fn signal(text: &str) -> Result<i32, Failure> {
     let number = match name.parse::<i32>() {
         Ok(n) => Some(n),
         Err(_) => match name.strip_prefix("RTMIN") {
-            Some(plus) => plus.strip_prefix('+').map_or(Some(0), |n| n.parse().ok()).map(|n: i32| RTMIN.saturating_add(n)),
+            Some("") => Some(RTMIN),
+            Some(plus) => plus.strip_prefix('+').and_then(|n| n.parse().ok()).map(|n: i32| RTMIN.saturating_add(n)),
             None => format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32),
         },
     };

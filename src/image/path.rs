@@ -103,7 +103,7 @@ impl From<RelPath> for Vec<u8> {
 
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.0))
+        f.write_str(&if self.is_root() { ".".to_owned() } else { printable(&self.0) })
     }
 }
 

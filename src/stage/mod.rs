@@ -26,7 +26,7 @@ use source::{Image, Layer};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -98,7 +98,9 @@ impl Work {
     /// A new empty directory for unpack to live in.
     fn cage(&self, name: &str) -> Result<PathBuf, Failure> {
         let path = self.0.join(name);
-        make_dir(&path, 0o755)?;
+        make_dir(&path, 0o700)?;
+        // The root of a layer that has no entry for it. Set apart from making it: the umask must not count.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(|e| os("cannot set a mode", e))?;
         Ok(path)
     }
 }

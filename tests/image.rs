@@ -1,0 +1,558 @@
+//! Images from a path on the device into the store: real ones, made by umoci and skopeo and compared with `umoci unpack` through a
+//! real overlay mount, and hostile ones, made by a small tar writer.
+//!
+//! Needs root and the programs umoci, skopeo, zstd, setcap, setfattr, getfattr, tar, mkfs.ext4 and a static busybox.
+
+#[path = "image/bench.rs"]
+mod bench;
+#[path = "image/tarball.rs"]
+mod tarball;
+
+use bench::{Bench, Layout, docker_archive, in_mount_namespace, overlay, run, tree};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use tarball::{Entry, tar};
+use wherry::image::store::Store;
+use wherry::image::{Digest, Source};
+use wherry::ipc::{FromStage, StageJob};
+use wherry::protocol::Reason;
+
+// ---- real images ----
+
+/// Fills a root file system with everything that is easily lost.
+fn furnish(root: &Path) {
+    let script = r#"
+        mkdir -p bin etc/deep/er tmp var/lib dev home/user
+        cp "$(command -v busybox)" bin/busybox
+        for n in sh ls cat; do ln bin/busybox bin/$n; done
+        ln -s /bin/busybox bin/absolute; ln -s ../etc/passwd home/link; ln -s nowhere dangling; ln dangling dangling-too
+        echo root:x:0:0::/:/bin/sh > etc/passwd; chmod 640 etc/passwd; chown 0:42 etc/passwd
+        chmod 1777 tmp; chmod 4755 bin/cat; chmod 2750 home/user; chown 70000:1234567 home/user
+        echo big > var/big-id; chown 4294967294:3000000000 var/big-id
+        cp bin/busybox bin/ping; setcap cap_net_raw+ep bin/ping
+        echo x > var/xattr; setfattr -n user.note -v "line
+two" var/xattr
+        mkfifo -m 600 var/fifo
+        long=$(printf 'n%.0s' $(seq 1 200)); mkdir -p var/$long/$long; echo deep > var/$long/$long/$long
+        head -c 300000 /dev/urandom > var/random; : > var/empty
+        touch -d '2001-02-03 04:05:06' etc/passwd var/empty home/user; touch -h -d '1999-01-01' dangling; touch -d '2005-05-05' etc/deep
+    "#;
+    run("sh", &["-euc", script], root);
+}
+
+/// An OCI layout with three layers, with whiteouts, replaced types, and an opaque directory.
+fn layered(bench: &Bench) -> String {
+    let layout = bench.path("layout");
+    let image = format!("{layout}:v1");
+    let umoci = |args: &[&str]| run("umoci", args, bench.dir());
+    umoci(&["init", "--layout", &layout]);
+    umoci(&["new", "--image", &image]);
+    let settings: &[&str] = &["--config.entrypoint", "/bin/sh", "--config.cmd", "-c", "--config.cmd", "true", "--config.env", "A=1"];
+    let more: &[&str] = &["--config.user", "7:8", "--config.workingdir", "/tmp", "--config.stopsignal", "SIGQUIT"];
+    umoci(&[&["config", "--image", &image][..], settings, more].concat());
+    umoci(&["unpack", "--image", &image, "bundle1"]);
+    furnish(&bench.dir().join("bundle1/rootfs"));
+    umoci(&["repack", "--image", &image, "bundle1"]);
+    umoci(&["unpack", "--image", &image, "bundle2"]);
+    let change = r#"
+        rm var/random; rm -r etc/deep; rm dangling; mkdir dangling; echo in > dangling/file
+        rm -r home/user; echo file > home/user; echo more >> etc/passwd; chmod 700 var; mkdir new; echo n > new/n
+    "#;
+    run("sh", &["-euc", change], &bench.dir().join("bundle2/rootfs"));
+    umoci(&["repack", "--image", &image, "bundle2"]);
+    fs::create_dir(bench.dir().join("only")).unwrap();
+    fs::write(bench.dir().join("only/this"), "this").unwrap();
+    umoci(&["insert", "--image", &image, "--opaque", "only", "/bin"]);
+    layout
+}
+
+fn oci(path: &str, tag: &str) -> Source {
+    Source::OciDir { path: path.to_owned(), tag: Some(tag.to_owned()) }
+}
+
+#[test]
+fn an_image_of_several_layers_looks_as_umoci_unpacks_it_in_every_form_and_compression() {
+    let bench = Bench::new("forms");
+    let layout = layered(&bench);
+    run("umoci", &["unpack", "--image", &format!("{layout}:v1"), "reference"], bench.dir());
+    let expected = tree(&bench.dir().join("reference/rootfs"));
+    let (oci_tar, docker_tar) = (bench.path("oci.tar"), bench.path("docker.tar"));
+    let from = format!("oci:{layout}:v1");
+    run("skopeo", &["--insecure-policy", "copy", "-q", &from, &format!("oci-archive:{oci_tar}:v1")], bench.dir());
+    run("skopeo", &["--insecure-policy", "copy", "-q", &from, &format!("docker-archive:{docker_tar}:app:v1")], bench.dir());
+    let forms = [
+        ("oci", oci(&layout, "v1")),
+        ("oci-archive", Source::OciArchive { path: oci_tar, tag: Some("v1".into()) }),
+        ("docker-archive", Source::DockerArchive { path: docker_tar, name: Some("app:v1".into()) }),
+        ("zstd", oci(&bench.recompressed(&layout, "zstd"), "v1")),
+        ("none", oci(&bench.recompressed(&layout, "cat"), "v1")),
+    ];
+    for (form, source) in forms {
+        let data = bench.dir().join(format!("data-{form}"));
+        let record = bench.stage_in(&data, source, |_| {}).unwrap_or_else(|f| panic!("{form}: {f:?}"));
+        assert_eq!(record.layers.len(), 3, "{form}");
+        assert_eq!(
+            (&record.config.entrypoint[..], &record.config.env[..]),
+            (&["/bin/sh".to_owned()][..], &["A=1".to_owned()][..]),
+            "{form}"
+        );
+        let rest = (record.config.cmd.join(" "), record.config.user.as_str(), record.config.workdir.as_str(), record.config.stop_signal);
+        assert_eq!(rest, ("-c true".to_owned(), "7:8", "/tmp", Some(3)), "{form}");
+        let store = Store::open(&data).unwrap();
+        assert_eq!(store.record(&record.digest).unwrap().as_ref(), Some(&record), "{form}");
+        let found = overlay(&data, &store.layer_dirs(&record), tree);
+        bench::same(form, &expected, &found);
+    }
+}
+
+#[test]
+fn a_plain_tar_file_becomes_the_tree_that_tar_makes_of_it() {
+    let bench = Bench::new("plain");
+    let (root, by_tar) = (bench.dir().join("root"), bench.dir().join("by-tar"));
+    for dir in [&root, &by_tar] {
+        fs::create_dir(dir).unwrap();
+    }
+    furnish(&root);
+    fs::write(root.join(".wh.literal"), "a plain tar file has no whiteouts").unwrap();
+    let keep = ["--numeric-owner", "--xattrs", "--xattrs-include=*"];
+    for (format, pipe) in [("pax", "cat"), ("pax", "gzip"), ("pax", "zstd"), ("pax", "zstd -19"), ("gnu", "gzip")] {
+        let name = format!("{format}-{}", pipe.replace(' ', ""));
+        let file = bench.path(&name);
+        let options = if format == "pax" { keep.join(" ") } else { "--numeric-owner --format=gnu".to_owned() };
+        run("sh", &["-euc", &format!("tar -c {options} . | {pipe} > {file}")], &root);
+        let data = bench.dir().join(format!("data-{name}"));
+        let record = bench.stage_in(&data, Source::Rootfs { path: file.clone() }, |_| {}).unwrap_or_else(|f| panic!("{name}: {f:?}"));
+        assert_eq!(record.digest, Digest::of(&fs::read(&file).unwrap()), "{name}: the file's digest is the image's");
+        let layer = data.join(&Store::open(&data).unwrap().layer_dirs(&record)[0]);
+        let mut expected = tree(&root);
+        if format == "gnu" {
+            // This format keeps neither extended attributes nor parts of a second.
+            expected = bench::without_xattrs_and_fractions(&expected);
+            bench::same(&name, &expected, &bench::without_xattrs_and_fractions(&tree(&layer)));
+        } else {
+            bench::same(&name, &expected, &tree(&layer));
+        }
+    }
+}
+
+#[test]
+fn docker_save_archives_old_and_new_are_read() {
+    let bench = Bench::new("docker");
+    let (a, b) = (tar(&[Entry::file("a", b"A")]), tar(&[Entry::file("b", b"B"), Entry::file(".wh.a", b"")]));
+    let config = bench::config(&[&a, &b, &a]);
+    let hex = |bytes: &[u8]| Digest::of(bytes).hex();
+    let old = tar(&[
+        Entry::dir("1/"),
+        Entry::file("1/VERSION", b"1.0"),
+        Entry::file("1/layer.tar", &a),
+        Entry::file("2/layer.tar", &b),
+        Entry::symlink("3/layer.tar", "../1/layer.tar"),
+        Entry::file(&format!("{}.json", hex(&config)), &config),
+        Entry::file("manifest.json", &docker_archive(&format!("{}.json", hex(&config)), &["1/layer.tar", "2/layer.tar", "3/layer.tar"])),
+    ]);
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", hex(bytes));
+    let names = [blob(&a), blob(&b), blob(&a)];
+    let new = tar(&[
+        Entry::file(&blob(&a), &a),
+        Entry::file(&blob(&b), &b),
+        Entry::file(&blob(&config), &config),
+        Entry::file("manifest.json", &docker_archive(&blob(&config), &names.each_ref().map(String::as_str))),
+    ]);
+    for (name, bytes) in [("old", old), ("new", new)] {
+        let file = bench.file(name, &bytes);
+        let data = bench.dir().join(format!("data-{name}"));
+        let pin = Some(Digest::of(&config));
+        let record = bench.stage_in(&data, Source::DockerArchive { path: file, name: None }, |j| j.digest = pin).unwrap();
+        assert_eq!(record.digest, Digest::of(&config), "the configuration's digest is the image's");
+        // The bottom layer comes again on top: only that one is kept, and its file shows in spite of the whiteout below.
+        assert_eq!(record.layers, [Digest::of(&b), Digest::of(&a)]);
+        let files = overlay(&data, &Store::open(&data).unwrap().layer_dirs(&record), |root| bench::names(root));
+        assert_eq!(files, BTreeSet::from(["a".into(), "b".into()]));
+    }
+}
+
+#[test]
+fn directories_without_an_entry_look_as_in_the_layer_below() {
+    let bench = Bench::new("implied");
+    let below =
+        tar(&[Entry::dir("./").mode(0o711).owner(5, 6), Entry::dir("tmp/").mode(0o1777), Entry::dir("home/").mode(0o700).owner(9, 9)]);
+    let above = tar(&[Entry::file("tmp/new", b"x"), Entry::file("home/.wh.old", b"")]);
+    let layout = Layout::new(&bench, &[&below, &above]).write("layout");
+    let record = bench.stage(oci(&layout, "t"), |_| {}).unwrap();
+    let look = |root: &Path| ["", "tmp", "home"].map(|p| bench::mode_and_owner(&root.join(p)));
+    let found = overlay(&bench.data(), &bench.store().layer_dirs(&record), look);
+    assert_eq!(found, [(0o711, 5, 6), (0o1777, 0, 0), (0o700, 9, 9)]);
+}
+
+#[test]
+fn layers_that_two_images_share_are_stored_once_and_go_with_the_last_one() {
+    let bench = Bench::new("shared");
+    let (base, one, two) = (tar(&[Entry::file("base", b"b")]), tar(&[Entry::file("one", b"1")]), tar(&[Entry::file("two", b"2")]));
+    let first = bench.stage(oci(&Layout::new(&bench, &[&base, &one]).write("l1"), "t"), |_| {}).unwrap();
+    let base_dir = bench.data().join(&bench.store().layer_dirs(&first)[0]);
+    let inode = bench::inode(&base_dir);
+    let second = bench.stage(oci(&Layout::new(&bench, &[&base, &two]).write("l2"), "t"), |_| {}).unwrap();
+    assert_eq!(first.layers[0], second.layers[0]);
+    assert_eq!(bench::inode(&base_dir), inode, "the shared layer was not unpacked again");
+    assert_eq!(second.unpacked, 2, "a layer that was there counts as well");
+    let store = bench.store();
+    assert_eq!((store.usage().unwrap().images, store.usage().unwrap().layers), (2, 3));
+    let freed = store.collect_garbage(&[second.digest]).unwrap();
+    assert_eq!((freed.images, freed.layers), (1, 1));
+    assert!(store.record(&first.digest).unwrap().is_none());
+    assert_eq!(store.record(&second.digest).unwrap(), Some(second));
+    let freed = store.collect_garbage(&[]).unwrap();
+    assert_eq!((freed.images, freed.layers), (1, 2));
+    bench.store_is_empty();
+}
+
+#[test]
+fn an_image_that_is_there_is_not_read_again() {
+    let bench = Bench::new("again");
+    let layout = Layout::new(&bench, &[&tar(&[Entry::file("f", b"f")])]).write("l");
+    let first = bench.stage(oci(&layout, "t"), |_| {}).unwrap();
+    let blob = format!("{layout}/blobs/sha256/{}", first.layers[0].hex());
+    let length = fs::metadata(&blob).unwrap().len();
+    fs::write(&blob, vec![0xff; length as usize]).unwrap();
+    assert_eq!(bench.stage(oci(&layout, "t"), |_| {}).unwrap(), first);
+}
+
+#[test]
+fn a_damaged_record_is_replaced_by_bringing_the_image_in_again() {
+    let bench = Bench::new("record");
+    let layout = Layout::new(&bench, &[&tar(&[Entry::file("f", b"f")])]).write("l");
+    let first = bench.stage(oci(&layout, "t"), |_| {}).unwrap();
+    fs::write(bench.data().join("images").join(first.digest.hex()), b"").unwrap();
+    assert_eq!(bench.store().record(&first.digest).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    assert_eq!(bench.stage(oci(&layout, "t"), |_| {}).unwrap(), first);
+    assert_eq!(bench.store().record(&first.digest).unwrap(), Some(first));
+}
+
+// ---- what is refused ----
+
+#[test]
+fn hostile_archives_are_refused_by_name_and_leave_nothing() {
+    let bench = Bench::new("hostile");
+    let outside = bench.file("outside", b"untouched");
+    for (name, archive, word) in tarball::hostile() {
+        let file = bench.file(&format!("{name}.tar"), &archive);
+        let (reason, message) = bench.stage(Source::Rootfs { path: file }, |_| {}).expect_err(name);
+        assert_eq!(reason, Reason::HostileArchive, "{name}: {message}");
+        assert!(message.contains(word), "{name}: {message:?} does not contain {word:?}");
+        bench.store_is_empty();
+    }
+    assert_eq!(fs::read(outside).unwrap(), b"untouched");
+}
+
+#[test]
+fn hostile_whiteouts_are_refused() {
+    let bench = Bench::new("whiteouts");
+    for (n, (entries, word)) in [
+        (vec![Entry::file("a/.wh...", b"")], "no name"),
+        (vec![Entry::file(".wh.", b"")], "no name"),
+        (vec![Entry::file(".wh.a/b", b"")], "below a whiteout"),
+        (vec![Entry::symlink("l", "/etc"), Entry::file("l/.wh.passwd", b"")], "symbolic link"),
+        (
+            vec![Entry::dir("d/"), Entry::file("d/.wh..wh..opq", b""), Entry::symlink("x", "d"), Entry::file("x/.wh..wh..opq", b"")],
+            "symbolic link",
+        ),
+        (vec![Entry::file("d/.wh.gone", b""), Entry::symlink("d", "/")], "not empty"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let layout = Layout::new(&bench, &[&tar(&entries)]).write(&format!("l{n}"));
+        let result = bench.stage(oci(&layout, "t"), |_| {});
+        match result {
+            Err((reason, message)) => {
+                assert_eq!(reason, Reason::HostileArchive, "{n}: {message}");
+                assert!(message.contains(word) || message.contains("not a directory"), "{n}: {message}");
+            }
+            Ok(record) => panic!("{n} was taken: {record:?}"),
+        }
+        bench.store_is_empty();
+    }
+}
+
+#[test]
+fn device_nodes_are_left_out_and_foreign_attributes_too() {
+    let bench = Bench::new("devices");
+    let attributes = Entry::file("f", b"f")
+        .pax("SCHILY.xattr.trusted.overlay.opaque", b"y")
+        .pax("SCHILY.xattr.security.selinux", b"x")
+        .pax("SCHILY.xattr.user.overlay.opaque", b"y")
+        .pax("SCHILY.xattr.user.ok", b"yes");
+    let archive = tar(&[Entry::device("null", b'3', 1, 3), Entry::device("sda", b'4', 8, 0), Entry::device("wh", b'3', 0, 0), attributes]);
+    let record = bench.stage(Source::Rootfs { path: bench.file("d.tar", &archive) }, |_| {}).unwrap();
+    let layer = bench.data().join(&bench.store().layer_dirs(&record)[0]);
+    assert_eq!(bench::names(&layer), BTreeSet::from(["f".into()]));
+    let xattrs = run("getfattr", &["-d", "-m", "-", "f"], &layer);
+    assert!(xattrs.contains("user.ok=\"yes\"") && !xattrs.contains("overlay") && !xattrs.contains("selinux"), "{xattrs}");
+}
+
+#[test]
+fn a_zstd_window_of_8_mib_fits_in_memory_and_a_larger_one_is_refused() {
+    let bench = Bench::new("window");
+    let noise: Vec<u8> = (0..6_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let plain = tar(&[Entry::file("noise", &noise)]);
+    let good = bench.piped("good", &plain, "zstd -1 --zstd=wlog=23");
+    assert_eq!(bench.stage(Source::Rootfs { path: good }, |_| {}).unwrap().unpacked, 24_000_000);
+    let large = bench.piped("large", &plain, "zstd -1 --zstd=wlog=24");
+    let (reason, message) = bench.stage(Source::Rootfs { path: large }, |_| {}).unwrap_err();
+    assert_eq!(reason, Reason::HostileArchive, "{message}");
+    assert!(message.contains("window"), "{message}");
+}
+
+#[test]
+fn an_entry_in_the_place_of_a_link_replaces_the_link_and_never_its_target() {
+    let bench = Bench::new("replace");
+    let archive = tar(&[
+        Entry::dir("victim/").mode(0o700),
+        Entry::symlink("s", "victim"),
+        Entry::dir("s/").mode(0o777),
+        Entry::file("a", b"A").mode(0o600),
+        Entry::hardlink("b", "a"),
+        Entry::file("b", b"B").mode(0o666),
+        Entry::symlink("c", "a"),
+        Entry::file("c", b"C").mode(0o4777),
+        Entry::file("a2", b"A").mode(0o600),
+        Entry::symlink("d", "a2"),
+        Entry::hardlink("e", "d"),
+    ]);
+    let record = bench.stage(Source::Rootfs { path: bench.file("r.tar", &archive) }, |_| {}).unwrap();
+    let layer = bench.data().join(&bench.store().layer_dirs(&record)[0]);
+    let modes = ["victim", "s", "a", "b", "c", "a2"].map(|n| bench::mode_and_owner(&layer.join(n)).0);
+    assert_eq!(modes, [0o700, 0o777, 0o600, 0o666, 0o4777, 0o600]);
+    let contents = ["a", "b", "c"].map(|n| fs::read_to_string(layer.join(n)).unwrap());
+    assert_eq!(contents, ["A", "B", "C"]);
+    assert_eq!(fs::read_link(layer.join("e")).unwrap(), Path::new("a2"), "a link to a link is a second name of the link");
+}
+
+#[test]
+fn an_index_in_an_index_leads_to_the_image_for_this_machine() {
+    let bench = Bench::new("nested");
+    let layer = tar(&[Entry::file("f", b"f")]);
+    let record = bench.stage(oci(&Layout::new(&bench, &[&layer]).nested().write("l"), "t"), |_| {}).unwrap();
+    assert_eq!(record.layers, [Digest::of(&layer)]);
+    let pin = Some(record.digest);
+    assert_eq!(bench.stage(oci(&bench.path("l"), "t"), |j| j.digest = pin).unwrap(), record);
+}
+
+#[test]
+fn limits_on_bytes_and_files_hold_against_bombs() {
+    let bench = Bench::new("bombs");
+    let megabyte = vec![0; 1 << 20];
+    let many: Vec<Entry> = (0..100).map(|n| Entry::file(&format!("f{n}"), b"")).collect();
+    let deep = Entry::dir(&"d/".repeat(200));
+    let huge = Entry::file("huge", b"x").pax("size", b"18446744073709551615");
+    let cases: [(&str, Vec<u8>, &str, Reason); 6] = [
+        ("promised", tar(&[huge]), "cat", Reason::NoSpace),
+        ("bytes", tar(&[Entry::file("big", &megabyte)]), "cat", Reason::NoSpace),
+        ("gzip", tar(&[Entry::file("big", &megabyte)]), "gzip", Reason::NoSpace),
+        ("zstd", tar(&[Entry::file("big", &megabyte)]), "zstd", Reason::NoSpace),
+        ("files", tar(&many), "gzip", Reason::NoInodes),
+        ("directories", tar(&[deep]), "cat", Reason::NoInodes),
+    ];
+    for (name, bytes, pipe, reason) in cases {
+        let file = bench.piped(name, &bytes, pipe);
+        let limit = |j: &mut StageJob| (j.max_bytes, j.max_inodes) = (500_000, 50);
+        let (found, message) = bench.stage(Source::Rootfs { path: file }, limit).expect_err(name);
+        assert_eq!(found, reason, "{name}: {message}");
+        bench.store_is_empty();
+    }
+    // Nothing but padding: no entry ever comes, and the end must still be found soon.
+    let padding = bench.piped("padding", &vec![0; 64 << 20], "gzip");
+    let (reason, message) = bench.stage(Source::Rootfs { path: padding }, |_| {}).unwrap_err();
+    assert_eq!(reason, Reason::HostileArchive, "{message}");
+}
+
+#[test]
+fn compressed_files_with_garbage_or_cut_short_are_refused() {
+    let bench = Bench::new("cut");
+    let noise: Vec<u8> = (0..200_000u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+    let plain = tar(&[Entry::file("noise", &noise)]);
+    for pipe in ["gzip", "zstd"] {
+        let whole = fs::read(bench.piped("whole", &plain, pipe)).unwrap();
+        let garbage = [&whole[..], b"garbage"].concat();
+        for bytes in [&whole[..whole.len() / 2], &whole[..20], &garbage[..]] {
+            let file = bench.file("bad", bytes);
+            let (reason, message) = bench.stage(Source::Rootfs { path: file }, |_| {}).unwrap_err();
+            assert_eq!(reason, Reason::HostileArchive, "{pipe}: {message}");
+            bench.store_is_empty();
+        }
+    }
+    let xz = bench.file("x.xz", b"\xfd7zXZ\0\0\0");
+    assert_eq!(bench.stage(Source::Rootfs { path: xz }, |_| {}).unwrap_err().0, Reason::Unsupported);
+}
+
+#[test]
+fn wrong_digests_and_sizes_are_refused_with_both_values() {
+    let bench = Bench::new("digests");
+    let layer = tar(&[Entry::file("f", b"f")]);
+    let wrong = Digest::of(b"something else");
+    let check = |what: &str, source: Source, pin: Option<Digest>, words: &[&str]| {
+        let (reason, message) = bench.stage(source, |j| j.digest = pin).expect_err(what);
+        assert_eq!(reason, Reason::DigestMismatch, "{what}: {message}");
+        assert!(words.iter().all(|w| message.contains(w)), "{what}: {message}");
+        bench.store_is_empty();
+    };
+    let file = bench.file("r.tar", &layer);
+    let both = [wrong.to_string(), Digest::of(&layer).to_string()];
+    check("pinned file", Source::Rootfs { path: file }, Some(wrong), &both.each_ref().map(String::as_str));
+    let good = Layout::new(&bench, &[&layer]);
+    check("pinned manifest", oci(&good.write("l1"), "t"), Some(wrong), &[&wrong.to_string()]);
+    let l2 = good.write("l2");
+    let mut changed = layer.clone();
+    changed[600] ^= 1;
+    fs::write(format!("{l2}/blobs/sha256/{}", Digest::of(&layer).hex()), &changed).unwrap();
+    check("changed layer", oci(&l2, "t"), None, &[&Digest::of(&layer).to_string(), &Digest::of(&changed).to_string()]);
+    let l3 = good.write("l3");
+    fs::write(format!("{l3}/blobs/sha256/{}", Digest::of(&layer).hex()), &layer[..layer.len() - 512]).unwrap();
+    check("short layer", oci(&l3, "t"), None, &["bytes"]);
+    let l4 = good.write("l4");
+    fs::write(format!("{l4}/blobs/sha256/{}", good.config.hex()), vec![b' '; good.config_size]).unwrap();
+    check("changed configuration", oci(&l4, "t"), None, &[&good.config.to_string()]);
+    let config = bench::config(&[b"another layer"]);
+    let name = format!("{}.json", Digest::of(&config).hex());
+    let docker = tar(&[
+        Entry::file("1/layer.tar", &layer),
+        Entry::file(&name, &config),
+        Entry::file("manifest.json", &docker_archive(&name, &["1/layer.tar"])),
+    ]);
+    check(
+        "docker layer",
+        Source::DockerArchive { path: bench.file("d.tar", &docker), name: None },
+        None,
+        &[&Digest::of(&layer).to_string()],
+    );
+}
+
+#[test]
+fn what_is_missing_or_for_another_machine_is_said_by_name() {
+    let bench = Bench::new("missing");
+    let layer = tar(&[Entry::file("f", b"f")]);
+    let good = Layout::new(&bench, &[&layer]).write("good");
+    let foreign = Layout::for_machine(&bench, &[&layer], "s390x").write("foreign");
+    let hollow = Layout::new(&bench, &[&layer]).write("hollow");
+    fs::remove_file(format!("{hollow}/blobs/sha256/{}", Digest::of(&layer).hex())).unwrap();
+    let linked = Layout::new(&bench, &[&layer]).write("linked");
+    fs::rename(format!("{linked}/blobs"), bench.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(bench.path("elsewhere"), format!("{linked}/blobs")).unwrap();
+    let piped = Layout::new(&bench, &[&layer]).write("fifo");
+    run("sh", &["-c", "rm index.json; mkfifo index.json"], Path::new(&piped));
+    for (source, reason, word) in [
+        (oci(&good, "no-such-tag"), Reason::ImageMissing, "t, other"),
+        (oci("/nowhere/at/all", "t"), Reason::ImageMissing, "/nowhere/at/all"),
+        (Source::Rootfs { path: "/nowhere.tar".into() }, Reason::ImageMissing, "/nowhere.tar"),
+        (Source::Rootfs { path: good.clone() }, Reason::HostileArchive, "regular file"),
+        (oci(&foreign, "t"), Reason::Unsupported, "s390x"),
+        (oci(&hollow, "t"), Reason::ImageMissing, "blobs/sha256"),
+        (oci(&linked, "t"), Reason::HostileArchive, "symbolic link"),
+        (oci(&piped, "t"), Reason::HostileArchive, "regular file"),
+        (Source::OciArchive { path: bench.file("e.tar", &layer), tag: None }, Reason::ImageMissing, "index.json"),
+        (Source::DockerArchive { path: bench.piped("z.tar.gz", &layer, "gzip"), name: None }, Reason::Unsupported, "decompress"),
+    ] {
+        let shown = format!("{source:?}");
+        let (found, message) = bench.stage(source, |_| {}).expect_err(&shown);
+        assert_eq!(found, reason, "{shown}: {message}");
+        assert!(message.contains(word), "{shown}: {message}");
+        bench.store_is_empty();
+    }
+}
+
+// ---- trouble on the way ----
+
+#[test]
+fn a_killed_stage_takes_its_children_along_and_leaves_only_what_is_collected() {
+    let bench = Bench::new("killed");
+    let archive = tar(&[Entry::file("noise", &vec![7; 32 << 20])]);
+    let (child, conn) = bench.start(&bench.job(&bench.data(), Source::Rootfs { path: bench.file("r.tar", &archive) }));
+    assert!(matches!(conn.recv::<FromStage>().unwrap(), Some(FromStage::Progress(_))));
+    let children = bench::stop_children(child.pid);
+    assert_eq!(children.len(), 2, "hash and unpack");
+    let [hash, unpack] = [children[0], children[1]].map(|pid| move |line: &str| bench::status(pid, line));
+    assert_eq!((hash("Uid"), hash("Gid")), ("64321 64321 64321 64321".into(), "64321 64321 64321 64321".into()));
+    assert_eq!((hash("CapPrm"), hash("Groups"), hash("NoNewPrivs")), ("0000000000000000".into(), String::new(), "1".into()));
+    // chown, dac_override, fowner, fsetid, setfcap: bits 0, 1, 3, 4, 31.
+    assert_eq!((unpack("CapPrm"), unpack("NoNewPrivs")), ("000000008000001b".into(), "1".into()));
+    assert_eq!(unpack("NSpid").split(' ').nth(1), Some("1"), "first of its own pid namespace");
+    for name in ["user", "pid", "net", "mnt", "ipc", "uts"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+        assert_ne!(of("self"), of(&children[1].to_string()), "{name}");
+    }
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", children[1])).unwrap();
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    wherry::sys::signal::pidfd_send(&child.pidfd, 9).unwrap();
+    wherry::sys::process::reap(child.pid).unwrap();
+    bench::wait_gone(&children);
+    assert!(!bench::names(&bench.data().join("staging")).is_empty());
+    let freed = bench.store().collect_garbage(&[]).unwrap();
+    assert!(freed.bytes > 0);
+    bench.store_is_empty();
+}
+
+#[test]
+fn a_job_whose_time_is_over_or_whose_keeper_is_gone_is_given_up_cleanly() {
+    let bench = Bench::new("timeout");
+    let archive = bench.file("r.tar", &tar(&[Entry::file("noise", &vec![7; 32 << 20])]));
+    let mut job = bench.job(&bench.data(), Source::Rootfs { path: archive });
+    job.timeout_s = 2;
+    let (child, conn) = bench.start(&job);
+    assert!(matches!(conn.recv::<FromStage>().unwrap(), Some(FromStage::Progress(_))));
+    let children = bench::stop_children(child.pid);
+    let (reason, message) = bench::answer(&conn).unwrap_err();
+    assert_eq!(reason, Reason::Timeout, "{message}");
+    wherry::sys::process::reap(child.pid).unwrap();
+    bench::wait_gone(&children);
+    bench.store_is_empty();
+    job.timeout_s = 60;
+    let (child, conn) = bench.start(&job);
+    assert!(matches!(conn.recv::<FromStage>().unwrap(), Some(FromStage::Progress(_))));
+    let children = bench::stop_children(child.pid);
+    drop(conn);
+    wherry::sys::process::reap(child.pid).unwrap();
+    bench::wait_gone(&children);
+    bench.store_is_empty();
+}
+
+#[test]
+fn a_full_disk_and_used_up_inodes_are_told_apart_and_leave_nothing() {
+    let bench = Bench::new("full");
+    let big = bench.file("big.tar", &tar(&[Entry::file("noise", &vec![7; 4 << 20])]));
+    let many = bench.file("many.tar", &tar(&(0..300).map(|n| Entry::file(&format!("f{n}"), b"")).collect::<Vec<_>>()));
+    for (options, path, reason) in [("size=1m", big, Reason::NoSpace), ("nr_inodes=100", many, Reason::NoInodes)] {
+        let (found, message) = in_mount_namespace(|| {
+            fs::create_dir_all(bench.data()).unwrap();
+            bench::mount("tmpfs", "tmpfs", &bench.data(), options);
+            let result = bench.stage(Source::Rootfs { path }, |_| {}).unwrap_err();
+            bench.store_is_empty();
+            result
+        });
+        assert_eq!(found, reason, "{message}");
+    }
+}
+
+#[test]
+fn installing_writes_little_more_than_the_unpacked_image() {
+    let bench = Bench::new("written");
+    let noise = run("sh", &["-c", "head -c 24000000 /dev/urandom > noise; gzip -1 -c noise > /dev/null; echo ok"], bench.dir());
+    assert_eq!(noise, "ok\n");
+    let files: Vec<Entry> =
+        fs::read(bench.dir().join("noise")).unwrap().chunks(60_000).enumerate().map(|(n, c)| Entry::file(&format!("d/f{n}"), c)).collect();
+    let layout = Layout::new(&bench, &[&tar(&files)]).write("layout");
+    run("sh", &["-c", "truncate -s 96M disk; mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 disk"], bench.dir());
+    let written = in_mount_namespace(|| {
+        fs::create_dir_all(bench.data()).unwrap();
+        run("mount", &["-o", "loop", "disk", "data"], bench.dir());
+        let before = bench::sectors_written(&bench.data());
+        let record = bench.stage(oci(&layout, "t"), |_| {}).unwrap();
+        assert_eq!(record.unpacked, 24_000_000);
+        run("sync", &["-f", "data"], bench.dir());
+        let after = bench::sectors_written(&bench.data());
+        run("umount", &["data"], bench.dir());
+        (after - before) * 512
+    });
+    assert!(written >= 24_000_000, "counted too little: {written}");
+    assert!(written <= 26_400_000, "{written} bytes were written for 24000000");
+}
