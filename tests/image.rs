@@ -167,7 +167,7 @@ fn docker_save_archives_old_and_new_are_read() {
         assert_eq!(record.digest, Digest::of(&config), "the configuration's digest is the image's");
         // The bottom layer comes again on top: only that one is kept, and its file shows in spite of the whiteout below.
         assert_eq!(record.layers, [Digest::of(&b), Digest::of(&a)]);
-        let files = overlay(&data, &Store::open(&data).unwrap().layer_dirs(&record), |root| bench::names(root));
+        let files = overlay(&data, &Store::open(&data).unwrap().layer_dirs(&record), bench::names);
         assert_eq!(files, BTreeSet::from(["a".into(), "b".into()]));
     }
 }
@@ -216,6 +216,29 @@ fn an_image_that_is_there_is_not_read_again() {
     let length = fs::metadata(&blob).unwrap().len();
     fs::write(&blob, vec![0xff; length as usize]).unwrap();
     assert_eq!(bench.stage(oci(&layout, "t"), |_| {}).unwrap(), first);
+    fs::remove_dir_all(&layout).unwrap();
+    let pin = Some(first.digest);
+    assert_eq!(bench.stage(oci(&layout, "t"), |j| j.digest = pin).unwrap(), first, "a pinned image needs no source");
+}
+
+#[test]
+fn garbage_of_any_depth_is_collected_and_links_in_it_are_not_followed() {
+    let bench = Bench::new("garbage");
+    let store = bench.store();
+    let outside = bench.file("outside", b"stays");
+    fs::create_dir(bench.dir().join("kept")).unwrap();
+    for dir in [bench.data().join("staging"), bench.data().join("layers")] {
+        bench::dig(&dir, 1500);
+        fs::create_dir_all(dir.join("00/0")).unwrap();
+        fs::write(dir.join("00/0/f"), vec![1; 8192]).unwrap();
+        std::os::unix::fs::symlink(bench.dir(), dir.join("00/0/link")).unwrap();
+        fs::hard_link(&outside, dir.join("00/0/hard")).unwrap();
+    }
+    let freed = store.collect_garbage(&[]).unwrap();
+    assert!(freed.bytes >= 2 * 8192, "{freed:?}");
+    bench.store_is_empty();
+    assert_eq!(fs::read(&outside).unwrap(), b"stays");
+    assert!(bench.dir().join("kept").exists());
 }
 
 #[test]

@@ -73,11 +73,15 @@ fn alone(store: &Store) -> io::Result<Flock<File>> {
 fn run(keeper: &Conn, job: &StageJob) -> Result<Record, Failure> {
     let store = Store::open(Path::new(&job.data)).map_err(|e| os("cannot open the image store", e))?;
     let _lock = alone(&store).map_err(|e| os("cannot lock the image store", e))?;
+    // The same digest is the same image, wherever it came from. A damaged record is no obstacle: it is written anew.
+    let present = |digest: &Digest| store.record(digest).ok().flatten();
+    if let Some(record) = job.digest.as_ref().and_then(present) {
+        return Ok(record);
+    }
     let work = Work::new(&store)?;
     let mut crew = Crew::new(keeper, job)?;
     let image = source::plan(job, &mut crew, &work)?;
-    // A damaged record is no obstacle: it is written anew.
-    if let Ok(Some(record)) = store.record(&image.digest) {
+    if let Some(record) = present(&image.digest) {
         return Ok(record);
     }
     let staged = unpack_all(&image, job, &store, &work, &mut crew)?;

@@ -110,7 +110,7 @@ impl<R: Skip> Archive<R> {
             if !(kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions() || kind.is_pax_global_extensions()) {
                 return self.entry(&header, name, extra).map(Some);
             }
-            let size = number(&name, "size", header.entry_size())?;
+            let size = number(&name, "size", &header.as_old().size, header.entry_size())?;
             if extra.seen.contains(&kind) {
                 return Err(hostile(format!("entry {} is described twice", printable(&name))));
             }
@@ -131,17 +131,18 @@ impl<R: Skip> Archive<R> {
         let kind = kind(header, &name)?;
         // Only files have content; a size on anything else is ignored, as Go's archive/tar does.
         let size = match kind {
-            Kind::File => extra.size.map_or_else(|| number(&name, "size", header.entry_size()), Ok)?,
+            Kind::File => extra.size.map_or_else(|| number(&name, "size", &header.as_old().size, header.entry_size()), Ok)?,
             _ => 0,
         };
         let link = extra.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
-        let id = |given: Option<u64>, field: io::Result<u64>| given.map_or_else(|| number(&name, "owner", field), Ok);
-        let (uid, gid) = (id(extra.uid, header.uid())?, id(extra.gid, header.gid())?);
+        let old = header.as_old();
+        let uid = extra.uid.map_or_else(|| number(&name, "owner", &old.uid, header.uid()), Ok)?;
+        let gid = extra.gid.map_or_else(|| number(&name, "group", &old.gid, header.gid()), Ok)?;
         if uid > MAX_ID || gid > MAX_ID {
             return Err(hostile(format!("entry {} belongs to {uid}:{gid}, which no file can", printable(&name))));
         }
-        let mode = number(&name, "mode", header.mode().map(u64::from))? as u32 & 0o7777;
-        let mtime = extra.mtime.map_or_else(|| number(&name, "time", header.mtime()).map(|s| (s as i64, 0)), Ok)?;
+        let mode = number(&name, "mode", &old.mode, header.mode().map(u64::from))? as u32 & 0o7777;
+        let mtime = extra.mtime.map_or_else(|| number(&name, "time", &old.mtime, header.mtime()).map(|s| (s as i64, 0)), Ok)?;
         self.begin(size);
         self.last = printable(&name);
         let offset = self.position;
@@ -261,8 +262,10 @@ fn kind(header: &Header, name: &[u8]) -> Result<Kind, Failure> {
     }
 }
 
-fn number(name: &[u8], what: &str, value: io::Result<u64>) -> Result<u64, Failure> {
-    value.map_err(|_| hostile(format!("entry {} has a damaged {what}", printable(name))))
+/// A number of a header. Some writers leave fields blank that they do not use; that is 0.
+fn number(name: &[u8], what: &str, field: &[u8], value: io::Result<u64>) -> Result<u64, Failure> {
+    let blank = field.iter().all(|b| matches!(b, 0 | b' '));
+    if blank { Ok(0) } else { value }.map_err(|_| hostile(format!("entry {} has a damaged {what}", printable(name))))
 }
 
 fn checksum(block: &[u8; BLOCK]) -> Option<u32> {
@@ -276,7 +279,7 @@ fn c_string(mut body: Vec<u8>) -> Vec<u8> {
 }
 
 /// Splits PAX records, `LENGTH KEY=VALUE\n`. The length counts: a value may hold any byte, newlines too.
-fn records(mut body: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Failure> {
+fn records(mut body: &[u8]) -> Result<Vec<Pair<'_>>, Failure> {
     let mut all = Vec::new();
     while !body.is_empty() {
         let (record, rest) = record(body).ok_or_else(|| hostile("a PAX record is damaged".into()))?;
@@ -353,7 +356,84 @@ fn time(text: &[u8]) -> Option<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{records, time};
+    use super::{Archive, Skip, records, time};
+    use std::io::{self, Read};
+
+    impl Skip for &[u8] {
+        fn skip(&mut self, n: u64) -> io::Result<()> {
+            let n = usize::try_from(n).ok().filter(|n| *n <= self.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            *self = &self[n..];
+            Ok(())
+        }
+    }
+
+    /// Reads all of an archive; the number of entries and of bytes.
+    fn read_all(bytes: &[u8]) -> Result<(usize, usize), crate::ipc::Failure> {
+        let mut archive = Archive::new(bytes);
+        let (mut entries, mut content, mut chunk) = (0, 0, [0; 100]);
+        while archive.next()?.is_some() {
+            entries += 1;
+            loop {
+                match archive.read(&mut chunk)? {
+                    0 => break,
+                    n => content += n,
+                }
+            }
+        }
+        Ok((entries, content))
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let records = [("SCHILY.xattr.user.a", &b"1\n2"[..]), ("mtime", b"1.5"), ("size", b"700")];
+        builder.append_pax_extensions(records).unwrap();
+        for name in ["first".to_owned(), "n".repeat(300)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(700);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, io::repeat(7).take(700)).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn no_changed_byte_and_no_cut_makes_the_reader_loop_or_read_behind_the_end() {
+        let good = sample();
+        assert_eq!(read_all(&good).unwrap(), (2, 1400));
+        for i in 0..good.len() {
+            for change in [0x01, 0x80, 0xff, good[i], good[i] ^ b'9'] {
+                let mut bad = good.clone();
+                bad[i] ^= change;
+                // The checksum would hide most changes of headers from the code behind it.
+                for mended in [bad.clone(), mend(bad)] {
+                    if let Ok((_, content)) = read_all(&mended) {
+                        assert!(content <= mended.len());
+                    }
+                }
+            }
+            let _ = read_all(&good[..i]);
+        }
+    }
+
+    /// Sets the checksum of every block that looks like a header.
+    fn mend(mut bytes: Vec<u8>) -> Vec<u8> {
+        for block in bytes.chunks_exact_mut(512).filter(|b| &b[257..262] == b"ustar") {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn an_archive_cut_in_an_entry_is_refused_and_one_without_end_mark_is_taken() {
+        let good = sample();
+        let end = good.len() - 1024;
+        assert_eq!(read_all(&good[..end]).unwrap(), (2, 1400));
+        for length in [100, 600, 1100, end - 400, end - 900] {
+            assert!(read_all(&good[..length]).is_err(), "{length}");
+        }
+    }
 
     #[test]
     fn pax_values_may_hold_any_byte() {

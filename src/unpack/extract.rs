@@ -370,8 +370,10 @@ fn owner(entry: &Entry) -> (Uid, Gid) {
     (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))
 }
 
+#[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions, reason = "seconds have 32 bits on some machines")]
 fn timespec((seconds, nanos): (i64, i64)) -> TimeSpec {
-    TimeSpec::new(seconds as _, nanos as _)
+    let edge = if seconds < 0 { i32::MIN } else { i32::MAX };
+    TimeSpec::new(seconds.try_into().unwrap_or(edge.into()), nanos as _)
 }
 
 fn is_directory(dir: &OwnedFd, name: &OsStr) -> bool {

@@ -237,6 +237,17 @@ pub fn names(dir: &Path) -> BTreeSet<String> {
     fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
+/// Directories in directories, so many levels deep.
+pub fn dig(at: &Path, levels: usize) {
+    use nix::fcntl::{OFlag, openat};
+    use nix::sys::stat::{Mode, mkdirat};
+    let mut dir: std::os::fd::OwnedFd = fs::File::open(at).unwrap().into();
+    for _ in 0..levels {
+        mkdirat(&dir, "deep", Mode::S_IRWXU).unwrap();
+        dir = openat(&dir, "deep", OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+    }
+}
+
 pub fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
 }
