@@ -154,11 +154,16 @@ fn mask(text: &str, secrets: &[(usize, usize)]) -> String {
             '\n' => out.push(c),
             _ if hidden(at) => out.extend(std::iter::repeat_n('*', c.len_utf8())),
             // Escape sequences of a hostile manifest must not reach a terminal; C1 controls are two bytes long.
-            _ if c.is_control() => out.extend(std::iter::repeat_n(' ', c.len_utf8())),
+            _ if c.is_control() || is_invisible(c) => out.extend(std::iter::repeat_n(' ', c.len_utf8())),
             _ => out.push(c),
         }
     }
     out
+}
+
+/// Marks that change the order of the characters around them, or have no width (Unicode 15, "Bidirectional Algorithm").
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 fn place(text: &str, at: usize, end: usize) -> (usize, usize, String) {

@@ -3,7 +3,7 @@
 
 use super::blame::Found;
 use super::forms::{below, capability, limit, rlimit, signal};
-use super::json::{Member, Node};
+use super::json::{Member, Node, Value};
 use super::raw::{BIND, CONTAINER, TMPFS};
 use super::shape::{View, text_of};
 use super::units::{show_millis, show_size};
@@ -50,6 +50,9 @@ fn body(view: View, root: &Node, found: &mut Vec<Found>) -> Option<Body> {
             found.push(bad(node, "a document that removes the app has no containers").hint("leave out one of `remove` and `containers`"))
         }
         (true, None) => return Some(Body::Remove { volumes: view.flag("volumes") }),
+        // Something of another type in their place has its own fault.
+        (false, None) if !matches!(root.value, Value::Object(_)) => {}
+        (false, None) if view.node("remove").is_some_and(|n| !matches!(n.value, Value::Bool(_))) => {}
         (false, None) => found.push(bad(root, "the field `containers` is missing").hint("or \"remove\": true, to remove the app")),
         (false, Some(_)) => {}
     }
@@ -99,7 +102,9 @@ fn image(view: View, found: &mut Vec<Found>) -> Option<Image> {
         Source::OciArchive { .. } => "oci-archive",
         Source::OciDir { .. } | Source::DockerArchive { .. } => "",
     };
-    if let Some(node) = view.node("type").filter(|n| n.text() != Some(form)) {
+    if let Some(node) =
+        view.node("type").filter(|n| matches!(n.text(), Some("rootfs" | "oci-archive" | "squashfs")) && n.text() != Some(form))
+    {
         found.push(bad(node, "is not what `ref` says").hint("`type` is for https references; leave it out here"));
     }
     Some(Image { reference, digest: view.parse("digest"), size: view.size("size"), unpacked: view.size("unpacked") })

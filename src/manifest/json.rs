@@ -241,6 +241,7 @@ impl<'a> Reader<'a> {
                     so_far.push(self.escape()?);
                     from = self.at;
                 }
+                Some(b'\n') => return self.fail("the string does not end on its line (write \\n for a line break inside it)"),
                 Some(0..0x20) => return self.fail("a control character must be escaped (\\n, \\t, \\u00..)"),
                 Some(_) => self.at += 1,
                 None => return self.fail("the text ends inside a string"),

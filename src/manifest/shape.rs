@@ -149,11 +149,10 @@ fn of_key(member: &Member, reason: Reason, message: String) -> Found {
 }
 
 fn count(node: &Node, number: usize, least: usize, most: usize, what: &str, found: &mut Vec<Found>) {
-    let message = match number {
-        n if n < least => format!("needs at least {least} {what}"),
-        n if n > most => format!("has {n} {what}, at most {most} are allowed"),
-        _ => return,
-    };
+    if (least..=most).contains(&number) {
+        return;
+    }
+    let message = format!("has {number} {what}, from {least} to {most} are allowed");
     found.push(Found::at(node, Reason::BadValue, message));
 }
 

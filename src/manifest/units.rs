@@ -43,6 +43,9 @@ pub fn show_size(bytes: u64) -> String {
 
 /// Milliseconds the way they are written.
 pub fn show_millis(millis: u64) -> String {
-    let (name, unit) = TIMES[1..].iter().find(|(_, unit)| millis > 0 && millis.is_multiple_of(*unit)).unwrap_or(&TIMES[0]);
+    if millis == 0 {
+        return "0s".into();
+    }
+    let (name, unit) = TIMES[1..].iter().find(|(_, unit)| millis.is_multiple_of(*unit)).unwrap_or(&TIMES[0]);
     format!("{}{name}", millis / unit)
 }
