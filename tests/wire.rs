@@ -72,6 +72,18 @@ fn acks_are_written_as_the_contract_says() {
 }
 
 #[test]
+fn a_target_is_read_back_from_json_and_from_our_own_records() {
+    for whom in [Whom::Device("a".parse().unwrap()), Whom::Group("b".parse().unwrap())] {
+        let target = Target { fleet: "site/wherry".into(), whom };
+        assert_eq!(serde_json::from_slice::<Target>(&encode(&target)).unwrap(), target);
+        assert_eq!(postcard::from_bytes::<Target>(&postcard::to_allocvec(&target).unwrap()).unwrap(), target);
+    }
+    for wrong in [r#"{"fleet":"f"}"#, r#"{"fleet":"f","device":"a","group":"b"}"#, r#"{"device":"a"}"#, r#"{"fleet":"f","device":"a/b"}"#] {
+        assert!(serde_json::from_str::<Target>(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn reports_are_written_as_the_contract_says() {
     let reported: Reported = check("reported");
     assert_eq!(reported.apps.get("web").unwrap().containers.get("nginx").unwrap().state, ContainerState::Running);

@@ -191,6 +191,11 @@ pub fn parse(bytes: &[u8]) -> Result<Settings, Faults> {
     DOCUMENT.parse(bytes)
 }
 
+/// Like [`parse`], but tells warnings of good settings too.
+pub fn check(bytes: &[u8]) -> (Option<Settings>, Faults) {
+    DOCUMENT.examine(bytes)
+}
+
 /// JSON Schema (draft 2020-12) of the settings.
 pub fn schema() -> String {
     json_schema::schema("Wherry device settings", &SETTINGS)
@@ -236,7 +241,7 @@ fn bad(node: &Node, message: &str) -> Found {
 
 fn groups(view: View, found: &mut Vec<Found>) -> Option<Vec<Id>> {
     let items = view.items("groups");
-    for (i, node) in items.iter().enumerate() {
+    for (i, node) in items.iter().take(MAX_GROUPS).enumerate() {
         if node.text().is_some() && items[..i].iter().any(|earlier| earlier.text() == node.text()) {
             found.push(bad(node, "is named twice"));
         }
@@ -275,6 +280,9 @@ fn broker(node: &Node, found: &mut Vec<Found>) -> Option<Broker> {
     if let Some(node) = view.node("password").filter(|_| view.node("username").is_none()) {
         found.push(bad(node, "needs a `username` beside it"));
     }
+    if let Some(node) = view.node("password").filter(|_| tls == Tls::Off) {
+        found.push(bad(node, "is sent to the broker unencrypted").hint("set `tls`").warning());
+    }
     let port = if tls == Tls::Off { PORT } else { PORT_TLS };
     Some(Broker {
         host: owned("host")?,
@@ -301,13 +309,15 @@ fn encryption(view: View, node: &Node, found: &mut Vec<Found>) -> Option<Tls> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_SETTINGS, SETTINGS, Settings, Tls, example, parse, schema};
+    use super::{MAX_SETTINGS, SETTINGS, Settings, Tls, check, example, parse, schema};
+    use crate::manifest::Severity;
     use crate::manifest::shape::{Field, Kind};
     use crate::protocol::Reason;
 
     fn refused(text: &str, path: &str, reason: Reason) {
         let faults = parse(text.as_bytes()).expect_err(text);
-        let found: Vec<_> = faults.0.iter().map(|f| (f.path.as_str(), f.reason)).collect();
+        let errors = faults.0.iter().filter(|f| f.severity == Severity::Error);
+        let found: Vec<_> = errors.map(|f| (f.path.as_str(), f.reason)).collect();
         assert_eq!(found, [(path, reason)], "{text}\n{faults}");
     }
 
@@ -393,6 +403,28 @@ mod tests {
         assert!(!parse(broken).unwrap_err().to_string().contains("geheim"));
         let settings = parse(br#"{"brokers": [{"host": "a", "username": "u", "password": "geheim"}]}"#).unwrap();
         assert!(!format!("{settings:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn a_password_without_tls_is_a_warning() {
+        let (settings, faults) = check(br#"{"brokers": [{"host": "a", "username": "u", "password": "geheim"}]}"#);
+        assert!(settings.is_some() && faults.0.len() == 1 && faults.0[0].severity == Severity::Warning, "{faults}");
+        assert!(check(example().as_bytes()).1.0.is_empty());
+    }
+
+    #[test]
+    fn damaged_settings_are_taken_or_refused_without_a_panic() {
+        let mut dice = 7u64;
+        for _ in 0..5000 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let mut bytes = example().as_bytes().to_vec();
+            let at = (dice >> 33) as usize % bytes.len();
+            bytes[at] ^= 1 << ((dice >> 60) & 7);
+            if let Err(faults) = parse(&bytes) {
+                assert!(faults.is_refusal() && faults.first_reason() != Reason::Internal, "{faults}");
+            }
+            assert!(parse(&example().trim_end().as_bytes()[..at.min(bytes.len() - 2)]).is_err());
+        }
     }
 
     #[test]

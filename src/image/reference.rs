@@ -118,7 +118,7 @@ fn malformed(message: &str) -> ReferenceError {
 }
 
 fn unsupported(what: &str) -> ReferenceError {
-    ReferenceError::Unsupported(format!("{what} are not supported by this version ({})", env!("CARGO_PKG_VERSION")))
+    ReferenceError::Unsupported(format!("{what} are not supported by this version"))
 }
 
 fn path_and_tag(rest: &str) -> Result<(String, Option<String>), ReferenceError> {

@@ -89,7 +89,8 @@ impl Faults {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|fault| fault.fmt(f))
+        self.0.iter().try_for_each(|fault| fault.fmt(f))?;
+        if self.0.len() < MAX_FAULTS { Ok(()) } else { writeln!(f, "(there may be more: only the first {MAX_FAULTS} are shown)") }
     }
 }
 
@@ -203,7 +204,7 @@ fn path_of(tree: &Node, at: usize) -> String {
 
 /// Adds a field or map key to a path: `.name`, or `["odd name"]`.
 pub fn push_key(path: &mut String, key: &str) {
-    let plain = !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-'));
+    let plain = (1..=64).contains(&key.len()) && key.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-'));
     match (plain, path.is_empty()) {
         (true, true) => path.push_str(key),
         (true, false) => *path = format!("{path}.{key}"),

@@ -4,7 +4,7 @@
 use super::blame::Found;
 use super::forms::{below, capability, limit, rlimit, signal};
 use super::json::{Member, Node, Value};
-use super::raw::{BIND, CONTAINER, TMPFS};
+use super::raw::{BIND, CONTAINER, MAX_MOUNTS, TMPFS};
 use super::shape::{View, text_of};
 use super::units::{show_millis, show_size};
 use super::{
@@ -189,7 +189,7 @@ fn rootfs(view: View, found: &mut Vec<Found>) -> Option<Rootfs> {
 fn mounts(view: View, found: &mut Vec<Found>) -> Option<Vec<Mount>> {
     let items = view.items("mounts");
     let target_of = |n: &'_ Node<'_>| n.get("target").and_then(|t| t.text()).map(str::to_owned);
-    for (i, node) in items.iter().enumerate() {
+    for (i, node) in items.iter().take(MAX_MOUNTS).enumerate() {
         let (Some(target), Some(at)) = (target_of(node), node.get("target")) else { continue };
         for earlier in items[..i].iter().filter_map(target_of) {
             if earlier == target {

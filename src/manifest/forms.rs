@@ -80,8 +80,9 @@ pub static SIGNAL: Form = form("^(SIG)?[A-Z0-9+-]+$", |s| {
 });
 /// A session of a device: boot and conn.
 pub static SESSION: Form = form("^[0-9]+[.][0-9]+$", |s| {
+    let digits = s.bytes().all(|c| c.is_ascii_digit() || c == b'.');
     let numbers = s.split_once('.').and_then(|(boot, conn)| Some((boot.parse::<u64>().ok()?, conn.parse::<u64>().ok()?)));
-    numbers.map(drop).ok_or_else(|| bad("must be boot and conn of the device's presence, like \"12.3\""))
+    numbers.filter(|_| digits).map(drop).ok_or_else(|| bad("must be boot and conn of the device's presence, like \"12.3\""))
 });
 
 /// Whether a string has a variable to put in.
@@ -186,7 +187,7 @@ pub fn limit(s: &str) -> Result<u64, Objection> {
 
 /// The number of a signal: `TERM`, `SIGTERM`, `15`, `RTMIN+3`, `SIGRTMAX-1`.
 pub fn signal(s: &str) -> Option<i32> {
-    if let Ok(number) = s.parse::<i32>() {
+    if let Some(number) = s.parse::<i32>().ok().filter(|_| !s.starts_with('+')) {
         return (1..=RTMAX).contains(&number).then_some(number);
     }
     let bare = s.strip_prefix("SIG").unwrap_or(s);

@@ -1,7 +1,7 @@
 //! What a document may look like, as a table. The same table checks documents, gives hints and defaults, and prints the JSON Schema,
 //! so that these cannot drift apart.
 
-use super::blame::Found;
+use super::blame::{Found, MAX_FAULTS};
 use super::json::{Member, Node, Value};
 use super::units;
 use crate::protocol::Reason;
@@ -107,6 +107,10 @@ impl Field {
 
 /// Checks a value against its kind; every fault is added to `found`.
 pub fn check(node: &Node, kind: &Kind, found: &mut Vec<Found>) {
+    // Enough to refuse it; a hostile document must not buy a hint for each of its thousands of faults.
+    if found.len() >= MAX_FAULTS {
+        return;
+    }
     match kind {
         Kind::Any => {}
         Kind::List(item, least, most) => match &node.value {
@@ -211,9 +215,12 @@ fn range(n: u64, least: u64, most: u64, show: impl Fn(&u64) -> String) -> Result
 fn object(node: &Node, kind: &Kind, fields: &'static [Field], found: &mut Vec<Found>) {
     let Value::Object(members) = &node.value else { return wrong_type(node, kind, found) };
     for member in members {
+        if found.len() >= MAX_FAULTS {
+            return;
+        }
         match fields.iter().find(|f| f.name == member.key) {
             Some(f) if f.need == Need::Unbuilt => {
-                let message = format!("`{}` is not supported by this version ({})", f.name, env!("CARGO_PKG_VERSION"));
+                let message = format!("`{}` is not supported by this version", f.name);
                 found.push(of_key(member, Reason::Unsupported, message));
             }
             Some(f) => check(&member.value, &f.kind, found),
@@ -236,7 +243,7 @@ fn tagged(node: &Node, kind: &Kind, variants: &'static [(&'static str, Need, &'s
     };
     match variants.iter().find(|v| tag.text() == Some(v.0)) {
         Some((name, Need::Unbuilt, _)) => {
-            let message = format!("type \"{name}\" is not supported by this version ({})", env!("CARGO_PKG_VERSION"));
+            let message = format!("type \"{name}\" is not supported by this version");
             found.push(Found::at(tag, Reason::Unsupported, message));
         }
         Some((_, _, fields)) => object(node, kind, fields, found),
@@ -258,7 +265,10 @@ fn unknown(member: &Member, fields: &'static [Field]) -> Found {
     }
     match nearest(&member.key, fields.iter().map(|f| f.name)) {
         Some(name) => fault.hint(format!("did you mean `{name}`?")),
-        None => fault.hint(format!("known here: {}", fields.iter().map(|f| f.name).collect::<Vec<_>>().join(", "))),
+        None => {
+            let known = fields.iter().filter(|f| f.need != Need::Unbuilt).map(|f| f.name);
+            fault.hint(format!("known here: {}", known.collect::<Vec<_>>().join(", ")))
+        }
     }
 }
 

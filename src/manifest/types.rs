@@ -102,13 +102,47 @@ pub enum Whom {
 }
 
 /// `target` of a manifest: the fleet (root topic) and whom in it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     /// The fleet, which is the root topic.
     pub fleet: String,
     /// The device or group.
-    #[serde(flatten)]
     pub whom: Whom,
+}
+
+// One object for people (JSON), two fields for our own frames and records: postcard cannot flatten.
+impl Serialize for Target {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if !s.is_human_readable() {
+            return (&self.fleet, &self.whom).serialize(s);
+        }
+        let (name, id) = match &self.whom {
+            Whom::Device(id) => ("device", id),
+            Whom::Group(id) => ("group", id),
+        };
+        s.collect_map([("fleet", self.fleet.as_str()), (name, id.as_str())])
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Text {
+            fleet: String,
+            device: Option<Id>,
+            group: Option<Id>,
+        }
+        if !d.is_human_readable() {
+            return <(String, Whom)>::deserialize(d).map(|(fleet, whom)| Self { fleet, whom });
+        }
+        let Text { fleet, device, group } = Text::deserialize(d)?;
+        let whom = match (device, group) {
+            (Some(id), None) => Whom::Device(id),
+            (None, Some(id)) => Whom::Group(id),
+            _ => return Err(serde::de::Error::custom("a target has either `device` or `group`")),
+        };
+        Ok(Self { fleet, whom })
+    }
 }
 
 /// One desired-state document, checked.
