@@ -161,6 +161,7 @@ fn a_command_is_read_and_its_answers_are_written_as_the_contract_says() {
     let command = parse_command(golden("command").as_bytes()).unwrap();
     let (app, container) = ("web".parse().ok(), "nginx".parse().ok());
     assert_eq!(command, Command { session: (12, 3), verb: Verb::Restart, app, container });
+    assert_eq!(command.encode(), golden("command").trim_end().as_bytes());
     assert_eq!(check::<Answer>("answer_data"), Answer::data(0, "line\n".into()));
     assert_eq!(check::<Answer>("answer_end"), Answer::end(1));
     let message = "the command is for session 12.3, this is 12.4".to_owned();

@@ -194,6 +194,7 @@ fn mounts(view: View, found: &mut Vec<Found>) -> Option<Vec<Mount>> {
         for earlier in items[..i].iter().filter_map(target_of) {
             if earlier == target {
                 found.push(bad(at, "is the target of another mount already"));
+                break;
             } else if below(&earlier, &target) {
                 found.push(bad(at, format!("hides the earlier mount {earlier}")).hint("mount the outer directory first").warning());
             }

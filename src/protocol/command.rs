@@ -4,6 +4,7 @@ use crate::manifest::blame::Found;
 use crate::manifest::document::{Document, version};
 use crate::manifest::forms::{NAME, SESSION};
 use crate::manifest::json::Node;
+use crate::manifest::out::Out;
 use crate::manifest::shape::{Field, Kind, View};
 use crate::manifest::{Faults, MAX_PAYLOAD, Name, SCHEMA};
 use crate::protocol::Reason;
@@ -20,6 +21,21 @@ pub struct Command {
     pub app: Option<Name>,
     /// One container of it.
     pub container: Option<Name>,
+}
+
+impl Command {
+    /// The command as it is published, for whoever sends one.
+    pub fn encode(&self) -> Vec<u8> {
+        let verb = VERBS.iter().find(|(_, verb)| *verb == self.verb).map_or("", |(word, _)| word);
+        let head = [
+            ("wherry", Out::Whole(SCHEMA)),
+            ("session", Out::Text(format!("{}.{}", self.session.0, self.session.1))),
+            ("do", Out::text(verb)),
+        ];
+        let whom = [("app", &self.app), ("container", &self.container)];
+        let whom = whom.into_iter().filter_map(|(key, name)| Some((key, Out::text(name.as_ref()?))));
+        super::encode(&Out::Object(head.into_iter().chain(whom).map(|(key, value)| (key.to_owned(), value)).collect()))
+    }
 }
 
 /// What a command asks for.
