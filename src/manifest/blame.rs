@@ -135,7 +135,7 @@ impl Found {
 
 /// Turns what was found into faults that point at `text`. `secrets`: spans that no excerpt may show.
 pub fn point(text: &str, tree: Option<&Node>, mut found: Vec<Found>, secrets: &[(usize, usize)]) -> Faults {
-    found.sort_by_key(|f| (f.severity, f.at));
+    found.sort_unstable_by_key(|f| (f.severity, f.at));
     found.truncate(MAX_FAULTS);
     let shown = mask(text, secrets);
     let fault = |f: Found| {

@@ -116,8 +116,8 @@ fn resources(view: View, found: &mut Vec<Found>) -> Resources {
         memory_max: memory.size("max"),
         memory_high: memory.size("high"),
         swap_max: memory.size("swap"),
-        // The table keeps it from 0.01 to 1024.
-        cpu_quota_milli: cpu.parse("quota").map(|cpus: f64| (cpus * 1000.0).round() as u32),
+        // The table keeps it below 1024 CPUs.
+        cpu_quota_milli: cpu.milli("quota").and_then(|milli| u32::try_from(milli).ok()),
         cpu_weight: cpu.parse("weight"),
         pids_max: view.object("pids").parse("max"),
         required: view.flag("required"),
@@ -144,8 +144,10 @@ fn rlimits(view: View, found: &mut Vec<Found>) -> Option<Vec<Rlimit>> {
 
 /// What `"drop": ["ALL"]` means: all but those that are added.
 pub fn all_but(add: &[Capability]) -> Vec<Capability> {
-    let mut all: Vec<_> = caps::all().into_iter().filter(|c| !add.contains(c)).collect();
-    all.sort_by_key(Capability::index);
+    let mut all: Vec<Capability> = Vec::new();
+    for c in caps::all().into_iter().filter(|c| !add.contains(c)) {
+        all.insert(all.partition_point(|other| other.index() < c.index()), c);
+    }
     all
 }
 

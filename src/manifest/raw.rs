@@ -103,7 +103,7 @@ static MEMORY: [Field; 3] = [
 ];
 
 static CPU: [Field; 3] = [
-    Field::optional("quota", Kind::Fraction(0.01, 1024.0), "CPUs: 0.5 is half of one. Kept in thousandths."),
+    Field::optional("quota", Kind::Milli(10, 1_024_000), "CPUs: 0.5 is half of one. Kept in thousandths."),
     Field::optional("weight", Kind::Whole(1, 10_000), "Share when CPUs are short, as in cgroup v2, where 100 is the default."),
     Field::unbuilt("set", Kind::Text(&ANY), "Which CPUs."),
 ];

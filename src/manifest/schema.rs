@@ -72,8 +72,9 @@ fn kind(of: &'static Kind) -> Out {
         Kind::Either(form) => either(vec![string(form.pattern), integer(0, u64::MAX)]),
         Kind::Word(words) => Out::object([("enum", Out::List(words.iter().map(Out::text).collect()))]),
         Kind::Whole(least, most) => integer(*least, *most),
-        Kind::Fraction(least, most) => {
-            Out::object([("type", Out::text("number")), ("minimum", Out::Fraction(*least)), ("maximum", Out::Fraction(*most))])
+        Kind::Milli(least, most) => {
+            let bound = |milli: u64| Out::Fraction(milli as f64 / 1000.0);
+            Out::object([("type", Out::text("number")), ("minimum", bound(*least)), ("maximum", bound(*most))])
         }
         Kind::Size(least, most) => either(vec![integer(*least, *most), string("^[0-9]+[KMG]$")]),
         Kind::Time(_, most) => either(vec![integer(0, most / 1000), string("^[0-9]+(ms|s|m|h)$")]),

@@ -47,8 +47,8 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// An integer, from and to.
     Whole(u64, u64),
-    /// A number, from and to.
-    Fraction(f64, f64),
+    /// A decimal number, from and to, in thousandths.
+    Milli(u64, u64),
     /// Bytes, from and to.
     Size(u64, u64),
     /// Milliseconds, from and to.
@@ -190,11 +190,7 @@ fn scalar(node: &Node, kind: &Kind, found: &mut Vec<Found>) {
             return;
         }
         (Value::Number(n), Kind::Whole(least, most)) => units::whole(n).and_then(|n| range(n, *least, *most, u64::to_string)),
-        (Value::Number(n), Kind::Fraction(least, most)) => match n.parse::<f64>() {
-            Ok(n) if (*least..=*most).contains(&n) => Ok(()),
-            _ => Err(format!("must be from {least} to {most}")),
-        }
-        .map_err(bad),
+        (Value::Number(n), Kind::Milli(least, most)) => units::milli(n).and_then(|n| range(n, *least, *most, |n| units::show_milli(*n))),
         (Value::Number(n), Kind::Size(least, most)) => units::whole(n).and_then(|n| range(n, *least, *most, |n| units::show_size(*n))),
         (Value::Text(t), Kind::Size(least, most)) => units::size(t).and_then(|n| range(n, *least, *most, |n| units::show_size(*n))),
         (Value::Number(n), Kind::Time(least, most)) => {
@@ -275,7 +271,7 @@ fn unknown(member: &Member, fields: &'static [Field]) -> Found {
 /// Two objects of one name in one place mean different things to different readers (RFC 8259, section 4).
 pub fn duplicates(node: &Node, found: &mut Vec<Found>) {
     let mut members: Vec<&Member> = node.members().iter().collect();
-    members.sort_by(|a, b| a.key.cmp(&b.key).then(a.at.cmp(&b.at)));
+    members.sort_unstable_by(|a, b| a.key.cmp(&b.key).then(a.at.cmp(&b.at)));
     for pair in members.windows(2).filter(|p| p[0].key == p[1].key) {
         found.push(of_key(pair[1], Reason::Malformed, "the same name stands twice in one object".into()));
     }
@@ -322,7 +318,7 @@ impl Kind {
             Self::Either(_) => "a string or an integer",
             Self::Word(words) => return format!("one of {}", list(words.iter().copied())).into(),
             Self::Whole(..) => "an integer",
-            Self::Fraction(..) => "a number",
+            Self::Milli(..) => "a number",
             Self::Size(..) => "a size (bytes, or a string like \"64M\")",
             Self::Time(..) => "a duration (seconds, or a string like \"500ms\", \"10s\", \"5m\")",
             Self::List(..) => "a list",
@@ -383,6 +379,11 @@ impl<'a> View<'a> {
     /// `true` or `false`.
     pub fn flag(&self, name: &str) -> bool {
         self.text(name) == Some("true")
+    }
+
+    /// Thousandths.
+    pub fn milli(&self, name: &str) -> Option<u64> {
+        units::milli(self.text(name)?).ok()
     }
 
     /// Bytes.
