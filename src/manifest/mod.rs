@@ -1,8 +1,11 @@
 //! The app manifest: raw → checked, with errors that point at the text.
 //!
-//! [`raw`] is the table of all fields. [`document`] reads bytes by such a table: [`json`] keeps offsets, [`shape`] checks each field alone,
-//! [`checked`] what shows between fields and makes the types of [`types`], [`blame`] points. The same machinery reads the device's settings
+//! `raw` is the table of all fields. `document` reads bytes by such a table: `json` keeps offsets, `shape` checks each field alone,
+//! `checked` what shows between fields and makes the checked types, `blame` points. The same machinery reads the device's settings
 //! and the commands of the wire contract.
+//!
+//! `x-…` keys are ignored in every object whose keys are field names. In `containers`, `env` and `rlimits` the keys are the author's data,
+//! so nothing there is passed over in silence.
 
 pub(crate) mod blame;
 mod checked;
@@ -18,7 +21,7 @@ pub(crate) mod shape;
 mod types;
 pub(crate) mod units;
 
-pub use blame::{Fault, Faults, Severity};
+pub use blame::{Fault, Faults, MAX_FAULTS, Severity};
 pub use expand::expand;
 pub use forms::signal as parse_signal;
 pub use raw::{MAX_CONTAINERS, MAX_MOUNTS, MAX_WORDS, SCHEMA};
@@ -42,7 +45,7 @@ static DOCUMENT: Document<Manifest> =
 /// Reads a manifest or tombstone.
 ///
 /// # Errors
-/// Every fault of the document, errors first (at most [`blame::MAX_FAULTS`]).
+/// Every fault of the document, errors first (at most [`MAX_FAULTS`]).
 pub fn parse(bytes: &[u8]) -> Result<Manifest, Faults> {
     DOCUMENT.parse(bytes)
 }
