@@ -224,7 +224,9 @@ fn twenty_mebibytes_touched_appear() {
         [("current", before.memory_current, s.memory_current), ("working set", before.memory_working_set, s.memory_working_set)]
     {
         let grown = got(b) - got(a);
-        assert!((20 * MIB..=24 * MIB).contains(&grown), "{what} grew by {grown}");
+        // The kernel charges in batches of 64 pages on each CPU, so a part may have been charged before.
+        let batches = 64 * 4096 * std::thread::available_parallelism().unwrap().get() as u64;
+        assert!((20 * MIB - batches..=24 * MIB).contains(&grown), "{what} grew by {grown}");
     }
     assert!(got(s.memory_peak) >= got(s.memory_current));
     assert_eq!((s.memory_max, s.memory_oom_kill), (Some(64 * MIB), Some(0)));
@@ -274,7 +276,7 @@ fn processes_are_counted_and_the_limit_refuses_a_fork() {
 
 #[test]
 fn a_mebibyte_through_loopback_counts_once_each_way() {
-    const PERL: &str = r#"$|=1; use Socket; socket(U,AF_INET,SOCK_DGRAM,0); ioctl(U,0x8914,pack("a16s","lo",0x41)) or die;
+    const PERL: &str = r#"$|=1; use Socket; socket(U,AF_INET,SOCK_DGRAM,0); ioctl(U,0x8914,$f=pack("a16s","lo",0x41)) or die;
         socket(L,AF_INET,SOCK_STREAM,0); bind(L,pack_sockaddr_in(0,INADDR_LOOPBACK)); listen(L,1); $to=getsockname(L);
         print "ready\n"; <STDIN>;
         if(!fork){socket(C,AF_INET,SOCK_STREAM,0); connect(C,$to); $b="x"x65536; for(1..16){$o=0; $o+=syswrite(C,$b,65536-$o,$o) while $o<65536} exit}
@@ -345,7 +347,7 @@ fn freezing_holds_every_counter_still_in_each_layout() {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(scene.group.sample(None, false).cpu_usage_us, a.cpu_usage_us);
         scene.group.freeze(false).unwrap();
-        assert_eq!(until(Duration::from_secs(5), || scene.group.frozen() == Some(false)), true);
+        assert!(until(Duration::from_secs(5), || scene.group.frozen() == Some(false)));
         let moved = until(Duration::from_secs(10), || scene.group.sample(None, false).cpu_usage_us > a.cpu_usage_us);
         assert!(moved, "thawed, it goes on: {}", scene.layout.describe());
     }
@@ -493,41 +495,27 @@ fn attaching_a_process_that_is_gone_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_child_cloned_into_the_v2_tree_joins_the_rest_by_itself() {
+fn a_thread_that_joins_by_itself_is_in_every_hierarchy() {
     const ROLE: &str = "WHERRY_TEST_GROUP";
     if let Ok(path) = std::env::var(ROLE) {
-        return clone_into(&Layout::detect().unwrap().group(&path));
+        Layout::detect().unwrap().group(&path).attach_self().unwrap();
+        return println!("{}", std::fs::read_to_string("/proc/thread-self/cgroup").unwrap());
     }
     let scene = Scene::new(&Resources::default());
-    // One thread, or clone refuses: the harness runs a test on its main thread when there may be no other.
+    // A copy of this program does it: the v2 tree takes whole processes.
     let out = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_child_cloned_into_the_v2_tree_joins_the_rest_by_itself", "--test-threads=1", "--nocapture"])
+        .args(["--exact", "a_thread_that_joins_by_itself_is_in_every_hierarchy", "--nocapture"])
         .env(ROLE, scene.group.path())
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
-    let inside = text.lines().filter(|l| l.ends_with(&format!("/{}", scene.group.path()))).count();
     let load = scene.sh("sleep 60");
-    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", load.pid())).unwrap();
-    let attached = own.lines().filter(|l| l.ends_with(&format!("/{}", scene.group.path()))).count();
-    assert_eq!(inside, attached, "{text}");
-}
-
-/// In the single-threaded copy of this program: the child prints where it is and how long joining took.
-fn clone_into(group: &Group) {
-    use wherry::sys::process::{CloneArgs, Cloned, clone, exit_now, reap};
-    let dir = group.unified_fd().unwrap();
-    let args = CloneArgs { cgroup: dir.as_ref().map(std::os::fd::AsFd::as_fd), exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    let start = Instant::now();
-    match clone(args).expect("clone answers") {
-        Cloned::Child => {
-            let joined = group.attach_self().map_err(|e| println!("{e}")).is_ok();
-            println!("joined after {:?}\n{}", start.elapsed(), std::fs::read_to_string("/proc/self/cgroup").unwrap());
-            exit_now(i32::from(!joined));
-        }
-        Cloned::Parent(child) => assert_eq!(reap(child.pid).unwrap(), wherry::sys::process::Ended::Code(0)),
-    }
+    let attached = std::fs::read_to_string(format!("/proc/{}/cgroup", load.pid())).unwrap();
+    let ours =
+        |text: &str| text.lines().filter(|l| l.ends_with(&format!("/{}", scene.group.path()))).map(str::to_owned).collect::<Vec<_>>();
+    let joined = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{joined}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(!ours(&joined).is_empty(), "{joined}");
+    assert_eq!(ours(&joined), ours(&attached));
 }
 
 #[test]
@@ -538,14 +526,10 @@ fn kill_empties_a_group_with_a_fork_bomb_in_a_sub_group() {
         let scene = Scene::on(layout, &r);
         let sub = scene.sub("bomb");
         sub.create(&Resources::default()).unwrap();
-        // Without a pids controller the bomb is bounded by itself: each generation has a number, and there are three.
-        let bomb = if bounded {
-            "f() { f | f & }; f; sleep 60"
-        } else {
-            "f() { [ $1 -gt 0 ] && { f $(($1-1)) & f $(($1-1)) & }; sleep 60; }; f 3"
-        };
+        // Without a pids controller nothing but itself bounds the bomb: five doublings.
+        let bomb = if bounded { "exec perl -e 'fork while 1'" } else { "exec perl -e 'fork for 1..5; sleep 60'" };
         let _load = Load::start(&sub, bomb);
-        assert!(until(Duration::from_secs(10), || scene.group.pids().len() >= 8));
+        assert!(until(Duration::from_secs(10), || scene.group.pids().len() >= 32));
         let emptied = until(Duration::from_secs(20), || {
             scene.group.kill().unwrap();
             !scene.group.populated()
@@ -585,7 +569,7 @@ fn a_group_is_removed_with_its_sub_groups_once_it_is_empty() {
         let deep = scene.sub("a/b/c");
         deep.create(&Resources::default()).unwrap();
         scene.sub("a/d").create(&Resources::default()).unwrap();
-        let load = Load::start(&deep, "sleep 60");
+        let load = Load::start(&deep, "exec sleep 60");
         assert!(!scene.group.remove().unwrap(), "something lives in it");
         assert!(scene.group.populated(), "and goes on living");
         drop(load);
@@ -634,10 +618,10 @@ fn captured_trees_give_their_expected_samples() {
 fn check(dir: &Path) {
     let text = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{}/{name}: {e}", dir.display()));
     let layout = Layout::from_mountinfo(&text("mountinfo"), dir.to_str().unwrap()).unwrap().with_controllers().unwrap();
-    let sample = layout.group("wherry/web/nginx").sample(None, false);
-    let got = serde_json::json!({"layout": layout.describe(), "sample": sample});
     let want: serde_json::Value = serde_json::from_str(&text("expected.json")).unwrap();
-    assert_eq!(got, want, "{}:\n{}", dir.display(), serde_json::to_string_pretty(&got).unwrap());
+    assert_eq!(Some(layout.describe().as_str()), want["layout"].as_str(), "{}", dir.display());
+    let want: Sample = serde_json::from_value(want["sample"].clone()).unwrap();
+    assert_eq!(layout.group("wherry/web/nginx").sample(None, false), want, "{}", dir.display());
 }
 
 // ---- what the loads stand on ----

@@ -131,11 +131,13 @@ impl Reading<'_> {
     }
 
     fn blkio(&mut self, dir: &Path) -> Result<(u64, u64), &'static str> {
-        let Ok(text) = self.buffer.read(&dir.join("blkio.throttle.io_service_bytes_recursive")) else {
+        // The recursive file came later than the plain one, which leaves out sub-groups.
+        let files = ["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"];
+        let Some(file) = files.into_iter().find(|f| dir.join(f).exists()) else {
             return Err("CONFIG_BLK_DEV_THROTTLING");
         };
         // A disk is listed from the moment that a throttle rule for it exists anywhere; what went before was not counted.
-        parse::blkio(text).ok_or("cgroup v1 counts nothing before a throttle rule exists")
+        self.get(dir, file, parse::blkio).ok_or("cgroup v1 counts nothing before a throttle rule exists")
     }
 
     fn io_stat(&mut self, dir: &Path) -> Result<(u64, u64), &'static str> {
