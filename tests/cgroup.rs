@@ -379,6 +379,36 @@ fn every_figure_that_is_missing_has_its_reason() {
     }
 }
 
+#[test]
+fn the_device_reads_its_own_figures() {
+    let flash = Scratch::new("flash", &PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
+    let own = [std::process::id() as i32];
+    let before = wherry::device::sample(&flash.0, &own);
+    let mut file = std::fs::File::create(flash.0.join("f")).unwrap();
+    file.write_all(&vec![7; 4 * MIB as usize]).unwrap();
+    file.sync_all().unwrap();
+    let after = wherry::device::sample(&flash.0, &own);
+
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = 1024 * number(text.lines().next().unwrap().split_whitespace().nth(1).unwrap());
+    assert!((MIB..total).contains(&got(after.mem_available)));
+    assert!((64 * 1024..1024 * MIB).contains(&got(after.agent_pss)));
+    assert!(after.load1.is_some_and(|l| l >= 0.0) && after.uptime_s >= before.uptime_s && after.uptime_s > 0);
+    match (before.flash_written, after.flash_written) {
+        (Some(a), Some(b)) => assert!(b - a >= 4 * MIB, "{} bytes", b - a),
+        // The build directory may be on an overlay.
+        _ => assert!(after.absent.iter().any(|(what, _)| what == "flash_written"), "{:?}", after.absent),
+    }
+}
+
+#[test]
+fn device_figures_that_cannot_be_had_have_their_reason() {
+    let s = wherry::device::sample(Path::new("/dev/shm"), &[i32::MAX]);
+    assert_eq!((s.flash_written, s.agent_pss), (None, None));
+    let names: Vec<&str> = s.absent.iter().map(|(what, _)| what.as_str()).collect();
+    assert_eq!(names, ["flash_written", "agent_pss"]);
+}
+
 // ---- limits ----
 
 #[test]
@@ -450,7 +480,47 @@ fn limits_without_any_controller_are_all_missing_with_their_option() {
     assert!(group.remove().unwrap());
 }
 
+#[test]
+fn a_machine_without_control_groups_still_answers() {
+    let layout = Layout::default();
+    let missing: Vec<String> = layout.prepare(PARENT).unwrap().into_iter().map(|(what, _)| what).collect();
+    assert_eq!((layout.describe().as_str(), missing.join(" ").as_str()), ("none", "memory cpu pids io"));
+    let group = layout.group("wherry/a/b");
+    assert_eq!(group.create(&memory(MIB)).unwrap().len(), 2);
+    group.attach(std::process::id() as i32).unwrap();
+    assert!(group.remove().unwrap());
+}
+
+#[test]
+fn limits_that_an_earlier_group_left_behind_are_lifted() {
+    for layout in layouts().into_iter().filter(|l| l.v1.iter().any(|(c, _)| c == "pids") || l.controllers.iter().any(|c| c == "pids")) {
+        let scene = Scene::on(layout, &Resources { pids_max: Some(3), ..memory(16 * MIB) });
+        assert_eq!(scene.group.create(&Resources::default()).unwrap(), []);
+        assert_eq!(scene.file("pids", "pids.max", "pids.max"), "max");
+        assert_eq!(scene.group.sample(None, false).memory_max, None);
+    }
+}
+
 // ---- life and death ----
+
+#[test]
+fn neighbours_come_and_go_at_once() {
+    let layout = Layout::detect().unwrap();
+    layout.prepare(PARENT).unwrap();
+    let app = fresh_path();
+    std::thread::scope(|scope| {
+        for name in ["one", "two"] {
+            let group = layout.group(&format!("{app}/{name}"));
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    assert_eq!(group.create(&memory(16 * MIB)).unwrap(), []);
+                    assert!(group.remove().unwrap());
+                }
+            });
+        }
+    });
+    assert!(!exists(&layout, &app));
+}
 
 #[test]
 fn a_path_that_leaves_our_tree_is_refused() {

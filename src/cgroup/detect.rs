@@ -31,7 +31,7 @@ const V1: [&str; 14] = [
 /// v1 controllers from which limits or figures come; one of them mounted beside v2 makes a hybrid.
 const LIMITING: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "blkio"];
 
-/// The hierarchies, by where they are mounted.
+/// The hierarchies, by where they are mounted. The default has none: its groups can be made and asked, and every limit and figure is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Each v1 controller (`memory`, `cpu`, `cpuacct`, `pids`, `blkio`, `freezer`, `devices`, `cpuset`, …) with its mount
@@ -129,6 +129,7 @@ impl Layout {
         let new: Vec<&str> = super::prepare::WANTED.into_iter().filter(|c| self.controllers.iter().any(|k| k == c)).collect();
         let list = |names: &[&str]| if names.is_empty() { "no controller".to_owned() } else { names.join(" ") };
         match self.kind() {
+            Kind::V1 if old.is_empty() => "none".to_owned(),
             Kind::V1 => format!("v1: {}", list(&old)),
             Kind::V2 => format!("v2: {}", list(&new)),
             Kind::Hybrid => {

@@ -27,8 +27,10 @@ const JOINED: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "blkio"];
 /// One path in every hierarchy that we use. Holds no kernel object: it may be made, and used for asking, before the group exists.
 #[derive(Debug, Clone)]
 pub struct Group {
+    /// Empty if the path is not good: then the group is nowhere.
     layout: Layout,
     path: String,
+    good: bool,
 }
 
 /// Which version's files a directory has.
@@ -44,7 +46,7 @@ impl Layout {
     pub fn group(&self, path: &str) -> Group {
         let good = path.len() <= MAX_PATH && path.split('/').all(|p| !matches!(p, "" | "." | "..") && !p.contains('\0'));
         let layout = if good { self.clone() } else { Layout::default() };
-        Group { layout, path: path.to_owned() }
+        Group { layout, path: path.to_owned(), good }
     }
 }
 
@@ -55,7 +57,7 @@ impl Group {
     }
 
     pub(super) fn valid(&self) -> Result<(), Error> {
-        if self.layout == Layout::default() { Err(Error::Path(self.path.clone())) } else { Ok(()) }
+        if self.good { Ok(()) } else { Err(Error::Path(self.path.clone())) }
     }
 
     /// Roots of the hierarchies that we use, each once, v2 first. The v1 freezer is used only where there is no v2 tree, whose
@@ -94,7 +96,7 @@ impl Group {
     /// # Errors
     /// When the group cannot be made; when limits are `required` and any is missing. Nothing is left behind then.
     pub fn create(&self, r: &Resources) -> Result<Vec<(String, String)>, Error> {
-        let done = self.make().and_then(|()| self.limit(r, true));
+        let done = self.make().and_then(|made| self.limit(r, &made.levels, made.leaf));
         if done.is_err() {
             let _ = self.remove();
         }
@@ -107,15 +109,12 @@ impl Group {
     /// As [`Group::create`]; the limits that could be set stay set.
     pub fn update(&self, r: &Resources) -> Result<Vec<(String, String)>, Error> {
         self.valid()?;
-        self.limit(r, false)
+        self.limit(r, &[], false)
     }
 
-    /// `fresh`: the group was just made, so what nobody asked for is unlimited already and costs no write.
-    fn limit(&self, r: &Resources, fresh: bool) -> Result<Vec<(String, String)>, Error> {
-        let mut refused = Vec::new();
-        if let (Some(root), Some((above, _))) = (&self.layout.unified, self.path.rsplit_once('/')) {
-            refused = self.layout.enable(root, above);
-        }
+    /// `levels`: v2 directories just made. `fresh`: in a new group, what nobody asked for is unlimited already and costs no write.
+    fn limit(&self, r: &Resources, levels: &[PathBuf], fresh: bool) -> Result<Vec<(String, String)>, Error> {
+        let refused = self.layout.enable(&self.above(levels));
         let (limits, mut missing) = self.plan(r);
         for l in limits.iter().filter(|l| l.asked || !fresh) {
             if let Err(why) = self.apply(l, &refused)
@@ -125,6 +124,16 @@ impl Group {
             }
         }
         if r.required && !missing.is_empty() { Err(Error::Required(missing)) } else { Ok(missing) }
+    }
+
+    /// The v2 levels that must pass controllers on to this group and are surely ours: the one right above it, and whichever we just made.
+    /// Our parent group was prepared before, and what is above that may be somebody else's.
+    fn above(&self, fresh: &[PathBuf]) -> Vec<PathBuf> {
+        let (Some(own), true) = (self.unified(), self.path.contains('/')) else { return Vec::new() };
+        let mut levels: Vec<PathBuf> = fresh.iter().filter(|dir| **dir != own).cloned().collect();
+        let last = own.parent().map(Path::to_owned);
+        levels.extend(last.filter(|dir| !levels.contains(dir)));
+        levels
     }
 
     /// Each controller's limits in the version where it lives.
@@ -171,7 +180,7 @@ impl Group {
     }
 
     /// Moves the calling process, which must have a single thread, into the group: much cheaper than [`Group::attach`]. Writing `0` to a
-    /// v1 `tasks` file moves the caller's thread alone, for which the kernel (from 5.5) need not stop forks and exits on the whole machine.
+    /// v1 `tasks` file moves the caller's thread alone, for which the kernel need not stop forks and exits on the whole machine first.
     /// v2 has no such file; a child cloned into [`Group::unified_fd`] is there already, and then no write is made.
     ///
     /// # Errors
@@ -369,17 +378,33 @@ impl Layout {
     }
 }
 
-/// mkdir -p of `path` below `root`, which must exist.
-pub(super) fn make_dirs(root: &str, path: &str) -> Result<(), (PathBuf, io::Error)> {
-    let mut dir = PathBuf::from(root);
+/// mkdir -p of `path` below `root`, which must exist. Answers what was not there before.
+pub(super) fn make_dirs(root: &str, path: &str) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
+    // A neighbour that is removed at this moment takes the level above along when it is empty: then begin again.
+    const ATTEMPTS: usize = 8;
+    let mut result = make_dirs_once(root, path);
+    for _ in 1..ATTEMPTS {
+        match &result {
+            Err((dir, e)) if e.kind() == io::ErrorKind::NotFound && dir.parent() != Some(Path::new(root)) => {
+                result = make_dirs_once(root, path);
+            }
+            _ => break,
+        }
+    }
+    result
+}
+
+fn make_dirs_once(root: &str, path: &str) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
+    let (mut dir, mut made) = (PathBuf::from(root), Vec::new());
     for part in path.split('/') {
         dir.push(part);
         match std::fs::create_dir(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err((dir, e)),
-            _ => {}
+            Ok(()) => made.push(dir.clone()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err((dir, e)),
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 fn no_file(l: &Limit, version: Version, dir: &Path) -> String {

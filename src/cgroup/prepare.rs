@@ -1,7 +1,7 @@
 //! Our parent group in every hierarchy, and switching v2 controllers on.
 
 use super::error::{Error, reason};
-use super::group::make_dirs;
+use super::group::{Version, make_dirs};
 use super::{Layout, files};
 use nix::libc;
 use std::io;
@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 pub(super) const WANTED: [&str; 4] = ["memory", "cpu", "pids", "io"];
 
 impl Layout {
-    /// Makes the group `parent` (`wherry`) in every hierarchy that we use and switches the v2 controllers on down to its children.
-    /// Answers the controllers that this kernel or machine withholds, with why.
+    /// Makes the group `parent` (`wherry`) in every hierarchy that we use and switches the v2 controllers on for its children. Answers the
+    /// controllers that this kernel or machine withholds, with why.
+    ///
+    /// Below the root, the root's own switches are ours to turn. A parent deeper down was delegated to us (systemd's `Delegate=`): what is
+    /// above it belongs to whoever did so.
     ///
     /// # Errors
     /// When the group cannot be made.
@@ -24,7 +27,9 @@ impl Layout {
             account_sub_groups(&Path::new(memory).join(parent));
         }
         if let Some(root) = &self.unified {
-            for (controller, why) in self.enable(root, parent) {
+            let dir = Path::new(root).join(parent);
+            let levels = if parent.contains('/') { vec![dir] } else { vec![PathBuf::from(root), dir] };
+            for (controller, why) in self.enable(&levels) {
                 if !missing.iter().any(|(c, _)| *c == controller) {
                     missing.push((controller, why));
                 }
@@ -43,29 +48,21 @@ impl Layout {
             .collect()
     }
 
-    /// Switches the controllers that the v2 root offers on in every group from the root down to `path`, so that its children have them.
+    /// Switches the controllers that the v2 root offers on in each of `levels`, topmost first, so that their children have them.
     /// One at a time: a single write of several is refused as a whole when one of them is.
-    pub(super) fn enable(&self, root: &str, path: &str) -> Vec<(String, String)> {
+    pub(super) fn enable(&self, levels: &[PathBuf]) -> Vec<(String, String)> {
         let mut refused: Vec<(String, String)> = Vec::new();
         let offered: Vec<&str> = WANTED.into_iter().filter(|c| self.controllers.iter().any(|k| k == c)).collect();
-        if offered.is_empty() {
-            return refused;
-        }
-        let mut dir = PathBuf::from(root);
-        let mut parts = path.split('/');
-        loop {
+        for dir in levels.iter().filter(|_| !offered.is_empty()) {
             let on = files::read(&dir.join("cgroup.subtree_control")).unwrap_or_default();
             for controller in &offered {
                 let known = on.split_ascii_whitespace().any(|c| c == *controller) || refused.iter().any(|(c, _)| c == controller);
                 if !known && let Err(e) = files::write(&dir.join("cgroup.subtree_control"), &format!("+{controller}")) {
-                    refused.push(((*controller).to_owned(), refusal(controller, &dir, &e)));
+                    refused.push(((*controller).to_owned(), refusal(controller, dir, &e)));
                 }
             }
-            match parts.next() {
-                Some(part) => dir.push(part),
-                None => return refused,
-            }
         }
+        refused
     }
 }
 
@@ -85,7 +82,7 @@ fn refusal(controller: &str, dir: &Path, e: &io::Error) -> String {
         // Documentation/admin-guide/cgroup-v2.rst, "CPU": with RT_GROUP_SCHED all real-time processes must be in the root group.
         Some(libc::EINVAL) if controller == "cpu" => "a real-time process runs outside the root group (CONFIG_RT_GROUP_SCHED)".into(),
         Some(libc::EBUSY) => format!("processes live in {} itself, so it cannot pass controllers on", dir.display()),
-        Some(libc::ENOENT) => format!("{} is not offered it by its parent group", dir.display()),
+        Some(libc::ENOENT) => format!("{} is not given it by its parent group", dir.display()),
         Some(libc::EOPNOTSUPP) => format!("{} is a threaded group", dir.display()),
         _ => format!("{}: {}", dir.display(), reason(e)),
     }
@@ -100,14 +97,27 @@ fn account_sub_groups(dir: &Path) {
     }
 }
 
+/// What [`Group::make`](super::Group) found not to be there before.
+pub(super) struct Made {
+    /// v2 directories, topmost first.
+    pub levels: Vec<PathBuf>,
+    /// The group itself was nowhere.
+    pub leaf: bool,
+}
+
 impl super::Group {
     /// mkdir -p in every hierarchy.
-    pub(super) fn make(&self) -> Result<(), Error> {
+    pub(super) fn make(&self) -> Result<Made, Error> {
         self.valid()?;
-        for (root, _) in self.roots() {
-            make_dirs(root, self.path()).map_err(|(dir, e)| Error::io("create group", &dir, e))?;
+        let mut out = Made { levels: Vec::new(), leaf: true };
+        for (root, version) in self.roots() {
+            let made = make_dirs(root, self.path()).map_err(|(dir, e)| Error::io("create group", &dir, e))?;
+            out.leaf &= made.last() == Some(&Path::new(root).join(self.path()));
+            if version == Version::Two {
+                out.levels = made;
+            }
         }
-        Ok(())
+        Ok(out)
     }
 }
 
@@ -124,7 +134,7 @@ mod tests {
             ("cpu", libc::EINVAL, "a real-time process runs outside the root group (CONFIG_RT_GROUP_SCHED)"),
             ("memory", libc::EINVAL, "/g: Invalid argument"),
             ("pids", libc::EBUSY, "processes live in /g itself, so it cannot pass controllers on"),
-            ("io", libc::ENOENT, "/g is not offered it by its parent group"),
+            ("io", libc::ENOENT, "/g is not given it by its parent group"),
             ("cpu", libc::EOPNOTSUPP, "/g is a threaded group"),
             ("io", libc::EACCES, "/g: Permission denied"),
         ];
