@@ -190,16 +190,17 @@ fn a_quota_of_half_a_cpu_throttles() {
     const QUOTA_US: u64 = 50_000;
     let scene = Scene::new(&Resources { cpu_quota_milli: Some(500), ..Resources::default() });
     let start = Instant::now();
-    let _busy = scene.sh("while :; do :; done");
-    // On a busy machine the loop may need several periods to use up one quota.
-    let throttled = until(Duration::from_secs(30), || got(scene.group.sample(None, false).cpu_nr_throttled) >= 8);
+    // A loop for each CPU, and patience: on a busy machine it takes a while until they come to use up a quota.
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let _busy: Vec<Load> = (0..cpus).map(|_| scene.sh("while :; do :; done")).collect();
+    let throttled = until(Duration::from_secs(120), || got(scene.group.sample(None, false).cpu_throttled_us) > 0);
     let s = scene.still();
     let elapsed = start.elapsed().as_micros() as u64;
     assert!(throttled, "{s:?}");
     let usage = got(s.cpu_usage_us);
     assert!(usage <= elapsed / 2 + 2 * QUOTA_US, "{usage} µs of CPU in {elapsed} µs");
     assert!(usage >= (got(s.cpu_nr_throttled) - 1) * QUOTA_US * 8 / 10, "throttled without having used the quota: {s:?}");
-    assert!(got(s.cpu_throttled_us) > 0, "{s:?}");
+    assert!(got(s.cpu_nr_throttled) > 0, "{s:?}");
 
     let stat = scene.file("cpu", "cpu.stat", "cpu.stat");
     assert_eq!(got(s.cpu_nr_throttled), field(&stat, "nr_throttled"));
