@@ -193,7 +193,9 @@ fn a_quota_of_half_a_cpu_throttles() {
     // A loop for each CPU, and patience: on a busy machine it takes a while until they come to use up a quota.
     let cpus = std::thread::available_parallelism().unwrap().get();
     let _busy: Vec<Load> = (0..cpus).map(|_| scene.sh("while :; do :; done")).collect();
-    let throttled = until(Duration::from_secs(120), || got(scene.group.sample(None, false).cpu_throttled_us) > 0);
+    let throttled = until(Duration::from_secs(120), || {
+        start.elapsed() > Duration::from_secs(1) && got(scene.group.sample(None, false).cpu_throttled_us) > 0
+    });
     let s = scene.still();
     let elapsed = start.elapsed().as_micros() as u64;
     assert!(throttled, "{s:?}");
