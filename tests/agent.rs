@@ -459,6 +459,53 @@ fn commands_tell_whether_they_were_retained_and_empty_messages_mean_nothing() {
     assert_eq!(keeper.pending, [], "nothing else was handed on");
 }
 
+/// The numbers of all `desired` messages in what keeper got.
+fn numbers(messages: &[FromAgent]) -> Vec<u8> {
+    let number = |m: &FromAgent| if let FromAgent::Desired { payload, .. } = m { Some(payload[0]) } else { None };
+    messages.iter().filter_map(number).collect()
+}
+
+/// More bytes than the socket to keeper holds.
+fn publish_forty(mosquitto: &Mosquitto) {
+    for n in 0..40 {
+        mosquitto.publish(&format!("{IN}/desired/web"), &[vec![n], vec![b'x'; 30_000]].concat(), false);
+    }
+}
+
+#[test]
+fn a_keeper_that_is_busy_gets_everything_later() {
+    let mosquitto = Mosquitto::start("");
+    let mut keeper = Keeper::online(settings(vec![broker(mosquitto.port)]));
+    publish_forty(&mosquitto);
+    eventually("forty messages", || {
+        keeper.receive(Duration::from_millis(200));
+        (numbers(&keeper.pending).len() >= 40).then_some(())
+    });
+    assert_eq!(numbers(&keeper.pending), (0..40).collect::<Vec<u8>>());
+}
+
+#[test]
+fn what_keeper_did_not_get_from_a_killed_agent_the_next_one_brings() {
+    let mosquitto = Mosquitto::start("");
+    let mut first = Keeper::online(settings(vec![broker(mosquitto.port)]));
+    publish_forty(&mosquitto);
+    first.signal(KILL);
+    first.exit();
+    while let Ok(Some(message)) = first.conn().recv::<FromAgent>() {
+        first.pending.push(message);
+    }
+    let before = numbers(&first.pending);
+    assert!(before.len() < 40, "keeper was too far behind for all of them");
+    let mut second = Keeper::start(settings(vec![broker(mosquitto.port)]));
+    eventually("the other messages", || {
+        second.receive(Duration::from_millis(200));
+        let mut all = [before.clone(), numbers(&second.pending)].concat();
+        all.sort_unstable();
+        all.dedup();
+        (all.len() == 40).then_some(())
+    });
+}
+
 #[test]
 fn what_is_too_large_is_told_and_later_messages_still_arrive() {
     let mosquitto = Mosquitto::start("");
@@ -691,8 +738,9 @@ impl Authority {
         dir.write("index", "");
         dir.write("serial", "01");
         let authority = Self(dir);
-        authority
-            .openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 3650 -subj /CN={name}");
+        authority.openssl(&format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 3650 -subj /CN={name}"
+        ));
         authority
     }
 
