@@ -876,7 +876,7 @@ fn the_running_agent_has_no_privileges() {
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
-    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()));
     if nix::unistd::getuid().is_root() {
         assert_eq!(field("CapBnd:"), "0000000000000000");
         let four = [UID; 4].map(|n| n.to_string()).join("\t");

@@ -1,7 +1,8 @@
 //! The agent's own lock-down, and the proof that it took.
 //!
 //! The agent reads what the network sends, so it keeps nothing that its work does not need: no user id but its own, no capability, no way to get one,
-//! no core dump with keys in it, no new files. The root directory stays: the resolver reads `/etc/resolv.conf` and `/etc/hosts` at every look-up.
+//! no core dump with keys in it, no new files, and no system calls but those of a network client. The root directory stays: the resolver reads
+//! `/etc/resolv.conf` and `/etc/hosts` at every look-up.
 
 use crate::confine;
 use crate::sys::privilege;
@@ -125,6 +126,7 @@ mod tests {
             ("CapAmb:\t0000000000000000", "CapAmb:\t0000000000000400", "CapAmb"),
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"),
             ("NoNewPrivs:\t1\n", "", "has no NoNewPrivs"),
+            ("Seccomp:\t2", "Seccomp:\t0", "Seccomp"),
             ("Uid:\t971\t971\t971\t971", "Uid:\t971\t971\t0\t971", "Uid"),
             ("Gid:\t971\t971\t971\t971", "Gid:\t0\t0\t0\t0", "Gid"),
             ("Groups:\t ", "Groups:\t0 27", "Groups"),

@@ -54,24 +54,31 @@ fn signals() -> SigSet {
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT])
 }
 
-/// Keeps the ending signals pending. Before any other thread exists: each inherits the mask.
-pub fn block_signals() -> io::Result<()> {
-    // With RLIMIT_FSIZE at 0, a write to a file is meant to fail, not to kill.
-    let mut all = signals();
-    all.add(Signal::SIGXFSZ);
-    Ok(all.thread_block()?)
-}
-
 /// Tells when an ending signal arrives.
-pub struct Terminate(AsyncFd<OwnedFd>);
+pub struct Terminate(OwnedFd);
 
 impl Terminate {
-    /// Needs the runtime's reactor, and [`block_signals`] before.
-    pub fn new() -> io::Result<Self> {
-        let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Self(reactor::watch(signals.as_fd().try_clone_to_owned()?)?))
+    /// Keeps the ending signals pending. Before any other thread exists, for each inherits the mask; and before the system call filter, which
+    /// allows no further descriptor of this kind.
+    pub fn block() -> io::Result<Self> {
+        let mut blocked = signals();
+        // With RLIMIT_FSIZE at 0, a write to a file is meant to fail, not to kill.
+        blocked.add(Signal::SIGXFSZ);
+        blocked.thread_block()?;
+        let fd = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self(fd.as_fd().try_clone_to_owned()?))
     }
 
+    /// Needs the runtime's reactor.
+    pub fn watch(self) -> io::Result<Watched> {
+        Ok(Watched(reactor::watch(self.0)?))
+    }
+}
+
+/// [`Terminate`] in the event loop.
+pub struct Watched(AsyncFd<OwnedFd>);
+
+impl Watched {
     /// Returns once one has arrived; the signal stays pending, so every later call returns too.
     pub async fn arrived(&self) -> io::Result<()> {
         self.0.readable().await.map(|mut ready| ready.retain_ready())

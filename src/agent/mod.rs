@@ -15,6 +15,7 @@ mod wire;
 
 use crate::ipc::{AgentSettings, Broker, Conn, FromAgent, ToAgent};
 use crate::sys::fd;
+use keeper::Terminate;
 use session::Target;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,11 +37,11 @@ pub fn main() -> Result<(), String> {
     let Some((settings, files)) = configure(&conn).map_err(|e| format!("agent cannot get its settings from keeper: {e}"))? else {
         return Ok(());
     };
-    keeper::block_signals().map_err(|e| format!("agent cannot block signals: {e}"))?;
+    let terminate = Terminate::block().map_err(|e| format!("agent cannot block signals: {e}"))?;
     // Before the first byte of a certificate file is parsed, and before there is a second thread.
     confine::lock_down(settings.uid)?;
     let targets = targets(&settings.brokers, files)?;
-    run(conn, settings, targets).map_err(|e| format!("agent cannot run: {e}"))
+    run(conn, terminate, settings, targets).map_err(|e| format!("agent cannot run: {e}"))
 }
 
 fn configure(conn: &Conn) -> io::Result<Option<(AgentSettings, Vec<OwnedFd>)>> {
@@ -64,7 +65,7 @@ fn targets(brokers: &[Broker], files: Vec<OwnedFd>) -> Result<Vec<Target>, Strin
     targets.ok_or_else(|| "agent got fewer certificate files from keeper than its settings name".into())
 }
 
-fn run(conn: Conn, settings: AgentSettings, targets: Vec<Target>) -> io::Result<()> {
+fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<Target>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -72,7 +73,7 @@ fn run(conn: Conn, settings: AgentSettings, targets: Vec<Target>) -> io::Result<
         .thread_stack_size(RESOLVER_STACK)
         .thread_keep_alive(RESOLVER_IDLE)
         .build()?;
-    let result = runtime.block_on(session::run(conn, settings, targets));
+    let result = runtime.block_on(session::run(conn, terminate, settings, targets));
     // Dropping the runtime would wait for a name that is still being resolved.
     runtime.shutdown_background();
     result

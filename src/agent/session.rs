@@ -1,7 +1,7 @@
 //! The event loop: one connection after the other, with keeper, signals and timers beside it.
 
 use super::backoff::Backoff;
-use super::keeper::{Keeper, Terminate};
+use super::keeper::{Keeper, Terminate, Watched};
 use super::outbox::{LAST_PKID, Outbox, Refused};
 use super::topics::{Arrival, Topics};
 use super::wire::{Frame, Wire, puback};
@@ -87,7 +87,7 @@ struct Line {
 
 struct Session {
     keeper: Keeper,
-    terminate: Terminate,
+    terminate: Watched,
     settings: AgentSettings,
     topics: Topics,
     outbox: Outbox,
@@ -100,10 +100,10 @@ struct Session {
 }
 
 /// Runs until keeper says goodbye or is gone, or a signal comes.
-pub async fn run(conn: Conn, settings: AgentSettings, targets: Vec<Target>) -> io::Result<()> {
+pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<Target>) -> io::Result<()> {
     let mut session = Session {
         keeper: Keeper::new(conn)?,
-        terminate: Terminate::new()?,
+        terminate: terminate.watch()?,
         topics: Topics::new(&settings),
         outbox: Outbox::default(),
         link: Link { conn: settings.conn, ..Link::default() },
