@@ -617,12 +617,28 @@ fn a_broker_that_hangs_up_is_asked_ever_more_rarely() {
     assert!(attempts.load(Ordering::Relaxed) < 20, "{attempts:?}");
 }
 
+/// A bare MQTT CONNECT with a clean session.
+fn connect_as(port: u16, id: &str) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let head = [0x10, 12 + id.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, id.len() as u8];
+    stream.write_all(&[&head, id.as_bytes()].concat()).ok()?;
+    Some(stream)
+}
+
 #[test]
 fn two_clients_with_one_id_do_not_throw_each_other_off_in_a_hot_loop() {
     let mosquitto = Mosquitto::start("");
     let mut keeper = Keeper::online(settings(vec![broker(mosquitto.port)]));
-    let port = mosquitto.port.to_string();
-    let _other = Guard(Command::new("mosquitto_sub").args(["-p", &port, "-i", DEVICE, "-t", "x"]).spawn().unwrap());
+    let (port, done) = (mosquitto.port, Arc::new(()));
+    let running = Arc::downgrade(&done);
+    // The other one comes back twenty times a second.
+    std::thread::spawn(move || {
+        while running.upgrade().is_some() {
+            let other = connect_as(port, DEVICE);
+            std::thread::sleep(Duration::from_millis(50));
+            drop(other);
+        }
+    });
     keeper.wait_error("another client with this device id");
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
