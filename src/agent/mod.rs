@@ -7,7 +7,6 @@ mod confine;
 mod dial;
 mod keeper;
 mod outbox;
-mod presence;
 mod session;
 mod tls;
 mod topics;

@@ -3,11 +3,13 @@
 use super::backoff::Backoff;
 use super::keeper::{Keeper, Terminate, Watched};
 use super::outbox::{LAST_PKID, Outbox, Refused};
-use super::topics::{Arrival, Topics};
+use super::topics::{Route, Topics};
 use super::wire::{Frame, Wire, puback};
-use super::{dial, outbox, presence, tls};
+use super::{dial, outbox, tls};
 use crate::ipc::{AgentSettings, Broker, Conn, FromAgent, Link, LinkState, Origin, Publication, ToAgent};
 use crate::manifest::Name;
+use crate::protocol::topics::Incoming;
+use crate::protocol::{Presence, encode};
 use crate::sys::time::boottime;
 use ring::rand::{SecureRandom, SystemRandom};
 use rumqttc::tokio_rustls::rustls::ClientConfig;
@@ -183,11 +185,11 @@ impl Session {
     }
 
     fn connect(&self, broker: &Broker, keep_alive: u16) -> Connect {
-        let offline = presence::offline(self.settings.boot, self.link.conn);
+        let Publish { topic, payload, qos, retain, .. } = self.offline();
         Connect {
             keep_alive,
             clean_session: false,
-            last_will: Some(LastWill::new(self.topics.presence(), offline, QoS::AtLeastOnce, true)),
+            last_will: Some(LastWill { topic, message: payload, qos, retain }),
             login: broker.credentials.as_ref().map(|(user, password)| Login::new(user, password)),
             ..Connect::new(self.settings.device.as_str())
         }
@@ -263,7 +265,7 @@ impl Session {
         match self.outbox.next() {
             None => Ok(()),
             Some(out) => {
-                let publish = Publish { dup: out.dup, ..message(out.route.topic, out.route.qos, out.route.retain, out.pkid, out.payload) };
+                let publish = Publish { dup: out.dup, ..message(out.route, out.pkid, out.payload) };
                 line.wire.send(&Packet::Publish(publish))
             }
         }
@@ -305,9 +307,14 @@ impl Session {
 
     /// Presence after the subscriptions: who sees `online` may send at once.
     fn announce(&mut self, line: &mut Line) -> io::Result<()> {
-        let online = presence::online(self.settings.boot, self.link.conn, self.settings.interval_s);
+        let online = Presence::online(self.settings.boot, self.link.conn, self.settings.interval_s);
         self.link.state = LinkState::Online;
-        line.wire.send(&Packet::Publish(message(self.topics.presence(), QoS::AtLeastOnce, true, ONLINE_PKID, online)))
+        line.wire.send(&Packet::Publish(message(self.topics.presence(), ONLINE_PKID, encode(&online))))
+    }
+
+    /// The will, and what is published before an orderly end.
+    fn offline(&self) -> Publish {
+        message(self.topics.presence(), OFFLINE_PKID, encode(&Presence::will(self.settings.boot, self.link.conn)))
     }
 
     async fn arrived(&mut self, line: &mut Line, frame: Frame) -> Result<(), Break> {
@@ -350,8 +357,12 @@ impl Session {
         }
         let payload = p.payload.to_vec();
         match self.topics.parse(&p.topic) {
-            Some(Arrival::Desired(origin, app)) => self.to_keeper(FromAgent::Desired { origin, app, payload }).await,
-            Some(Arrival::Command(id)) => self.to_keeper(FromAgent::Command { id, retained: p.retain, payload }).await,
+            Some(Incoming::Desired { origin, app }) => self.to_keeper(FromAgent::Desired { origin, app, payload }).await,
+            Some(Incoming::Command { id }) => self.to_keeper(FromAgent::Command { id, retained: p.retain, payload }).await,
+            Some(Incoming::Config) => {
+                log::warn!("ignored settings over MQTT: this version takes them from its file only");
+                Ok(())
+            }
             None => {
                 log::warn!("ignored a message on unknown topic {:?}", p.topic);
                 Ok(())
@@ -363,7 +374,7 @@ impl Session {
         self.link.last_in_s = Some(boottime().as_secs());
         log::warn!("ignored a message of {bytes} bytes on {topic:?}: at most {MAX_PAYLOAD} are taken");
         match self.topics.parse(topic) {
-            Some(Arrival::Desired(origin, app)) => self.oversize(origin, app, bytes).await,
+            Some(Incoming::Desired { origin, app }) => self.oversize(origin, app, bytes).await,
             _ => Ok(()),
         }
     }
@@ -432,9 +443,9 @@ impl Session {
     /// An orderly end: DISCONNECT makes the broker forget the will, so `offline` is published here.
     async fn farewell(&mut self, line: &mut Line) {
         let _ = timeout(GOODBYE, self.send_the_rest(line)).await;
-        let offline = presence::offline(self.settings.boot, self.link.conn);
-        let packet = Packet::Publish(message(self.topics.presence(), QoS::AtLeastOnce, true, OFFLINE_PKID, offline));
-        if line.wire.send(&packet).is_ok() && matches!(timeout(GOODBYE, acknowledgement(&mut line.wire, OFFLINE_PKID)).await, Ok(Ok(()))) {
+        if line.wire.send(&Packet::Publish(self.offline())).is_ok()
+            && matches!(timeout(GOODBYE, acknowledgement(&mut line.wire, OFFLINE_PKID)).await, Ok(Ok(())))
+        {
             let _ = line.wire.send(&Packet::Disconnect);
         }
         // Without the acknowledgement no DISCONNECT either: the will then says what we could not.
@@ -551,8 +562,8 @@ fn acknowledge(line: &mut Line, qos: QoS, pkid: u16) -> Result<(), Break> {
     Ok(())
 }
 
-fn message(topic: String, qos: QoS, retain: bool, pkid: u16, payload: Vec<u8>) -> Publish {
-    Publish { retain, pkid, ..Publish::new(topic, qos, payload) }
+fn message(route: Route, pkid: u16, payload: Vec<u8>) -> Publish {
+    Publish { retain: route.retain, pkid, ..Publish::new(route.topic, route.qos, payload) }
 }
 
 fn kind(packet: &Packet) -> &'static str {

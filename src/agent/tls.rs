@@ -70,12 +70,17 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
+/// A system's bundle of some hundred authorities may hold one that this library does not take: the others count.
 fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
+    let mut fault = None;
     for certificate in certificates(pem, "CA file")? {
-        store.add(certificate).map_err(|e| format!("TLS: the CA file holds a certificate that cannot be used: {e}"))?;
+        fault = store.add(certificate).err().or(fault);
     }
-    Ok(store)
+    match fault {
+        Some(e) if store.is_empty() => Err(format!("TLS: the CA file holds no certificate that can be used: {e}")),
+        _ => Ok(store),
+    }
 }
 
 /// The key may be PKCS #8, PKCS #1 or SEC 1.
@@ -170,7 +175,7 @@ mod tests {
             assert!(error.contains(sentence) && error.contains("CA file"), "{error}");
         }
         let error = roots(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap_err();
-        assert!(error.contains("cannot be used"), "{error}");
+        assert!(error.contains("no certificate that can be used"), "{error}");
     }
 
     #[test]

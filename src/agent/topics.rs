@@ -1,27 +1,19 @@
-//! Topic names, QoS and retain flags of the wire contract.
+//! The topics of one device: the wire contract's functions with the settings filled in.
 
-use crate::ipc::{AgentSettings, Origin, Topic};
-use crate::manifest::{Id, Name};
+use crate::ipc::{AgentSettings, Topic};
+use crate::manifest::Id;
+use crate::protocol::topics::{self, Incoming};
 use rumqttc::QoS;
 
 /// Longest last level of `out/log/…` and `out/res/…` in bytes.
 const MAX_SUFFIX: usize = 128;
 
-/// The topics of one device.
+/// Whose topics.
 #[derive(Debug, Clone)]
 pub struct Topics {
-    device: String,
-    /// Prefix of each group's desired-state topics, with the group.
-    groups: Vec<(String, Id)>,
-}
-
-/// What arrived, by its topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Arrival {
-    /// Desired state of an app.
-    Desired(Origin, Name),
-    /// A command with its id.
-    Command(String),
+    root: String,
+    device: Id,
+    groups: Vec<Id>,
 }
 
 /// How to publish.
@@ -38,49 +30,37 @@ pub struct Route {
 impl Topics {
     /// The topics that follow from the settings.
     pub fn new(settings: &AgentSettings) -> Self {
-        let AgentSettings { root, device, groups, .. } = settings;
-        let groups = groups.iter().map(|g| (format!("{root}/v1/g/{g}/desired/"), g.clone())).collect();
-        Self { device: format!("{root}/v1/d/{device}/"), groups }
+        Self { root: settings.root.clone(), device: settings.device.clone(), groups: settings.groups.clone() }
     }
 
     /// All topic filters to subscribe to, each at QoS 1.
     pub fn filters(&self) -> Vec<String> {
-        let own = ["in/desired/+", "in/cmd/+"].map(|below| format!("{}{below}", self.device));
-        own.into_iter().chain(self.groups.iter().map(|(prefix, _)| format!("{prefix}+"))).collect()
+        topics::subscriptions(&self.root, &self.device, &self.groups)
     }
 
     /// What a topic that something arrived on means; `None` when it is none of ours.
-    pub fn parse(&self, topic: &str) -> Option<Arrival> {
-        for (prefix, group) in &self.groups {
-            if let Some(app) = topic.strip_prefix(prefix.as_str()) {
-                return Some(Arrival::Desired(Origin::Group(group.clone()), app.parse().ok()?));
-            }
-        }
-        let below = topic.strip_prefix(self.device.as_str())?;
-        match below.strip_prefix("in/desired/") {
-            Some(app) => Some(Arrival::Desired(Origin::Device, app.parse().ok()?)),
-            None => Some(Arrival::Command(below.strip_prefix("in/cmd/")?.parse::<Id>().ok()?.into())),
-        }
+    pub fn parse(&self, topic: &str) -> Option<Incoming> {
+        topics::parse(&self.root, &self.device, &self.groups, topic)
     }
 
     /// How to publish on a topic below `out/`; `None` when its last level is not one that MQTT allows in a topic name.
     pub fn route(&self, topic: &Topic) -> Option<Route> {
-        use QoS::{AtLeastOnce, AtMostOnce};
-        let (below, qos, retain) = match topic {
-            Topic::Reported => ("reported".into(), AtLeastOnce, true),
-            Topic::Get => ("get".into(), AtLeastOnce, false),
-            Topic::Ack(app) => (format!("ack/{app}"), AtLeastOnce, false),
-            Topic::Stats => ("stats".into(), AtMostOnce, false),
-            Topic::Log(container) => (format!("log/{}", plain(container)?), AtMostOnce, false),
-            Topic::Res(id) => (format!("res/{}", plain(id)?), AtLeastOnce, false),
-        };
-        Some(Route { topic: format!("{}out/{below}", self.device), qos, retain })
+        if let Topic::Log(suffix) | Topic::Res(suffix) = topic {
+            plain(suffix)?;
+        }
+        let delivery = topics::delivery(topic);
+        Some(Route { topic: topics::out(&self.root, &self.device, topic), qos: qos(delivery.qos), retain: delivery.retain })
     }
 
-    /// Where presence and the will go, retained, at QoS 1.
-    pub fn presence(&self) -> String {
-        format!("{}out/presence", self.device)
+    /// Where and how presence goes, also as the will.
+    pub fn presence(&self) -> Route {
+        let delivery = topics::PRESENCE;
+        Route { topic: topics::presence(&self.root, &self.device), qos: qos(delivery.qos), retain: delivery.retain }
     }
+}
+
+fn qos(number: u8) -> QoS {
+    if number == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }
 }
 
 /// A broker disconnects whoever publishes to a name with a wildcard or a NUL (MQTT 3.1.1, section 4.7).
@@ -94,58 +74,21 @@ mod tests {
     use super::*;
 
     fn topics() -> Topics {
-        Topics::new(&AgentSettings {
-            device: "router-17".parse().unwrap(),
-            root: "fleet".into(),
-            groups: vec!["lab".parse().unwrap()],
-            brokers: vec![],
-            boot: 1,
-            interval_s: 60,
-            uid: None,
-            conn: 0,
-        })
-    }
-
-    #[test]
-    fn every_topic_that_arrives_is_understood_or_refused() {
-        let app = || "web".parse().unwrap();
-        let table = [
-            ("fleet/v1/d/router-17/in/desired/web", Some(Arrival::Desired(Origin::Device, app()))),
-            ("fleet/v1/g/lab/desired/web", Some(Arrival::Desired(Origin::Group("lab".parse().unwrap()), app()))),
-            ("fleet/v1/d/router-17/in/cmd/a1", Some(Arrival::Command("a1".into()))),
-            ("fleet/v1/g/other/desired/web", None),
-            ("fleet/v1/d/router-17/in/desired/Web", None),
-            ("fleet/v1/d/router-17/in/desired/web/more", None),
-            ("fleet/v1/d/router-17/in/cmd/", None),
-            ("fleet/v1/d/router-17/out/reported", None),
-            ("fleet/v1/d/router-18/in/desired/web", None),
-            ("", None),
-        ];
-        for (topic, meaning) in table {
-            assert_eq!(topics().parse(topic), meaning, "{topic}");
-        }
-    }
-
-    #[test]
-    fn filters_name_device_commands_and_each_group() {
-        let wanted = ["fleet/v1/d/router-17/in/desired/+", "fleet/v1/d/router-17/in/cmd/+", "fleet/v1/g/lab/desired/+"];
-        assert_eq!(topics().filters(), wanted);
+        Topics { root: "fleet".into(), device: "router-17".parse().unwrap(), groups: vec![] }
     }
 
     #[test]
     fn what_we_publish_has_the_contracts_qos_and_retain() {
+        let route = |below: &str, qos, retain| Route { topic: format!("fleet/v1/d/router-17/out/{below}"), qos, retain };
         let table = [
-            (Topic::Reported, "reported", QoS::AtLeastOnce, true),
-            (Topic::Get, "get", QoS::AtLeastOnce, false),
-            (Topic::Ack("web".parse().unwrap()), "ack/web", QoS::AtLeastOnce, false),
-            (Topic::Stats, "stats", QoS::AtMostOnce, false),
-            (Topic::Log("web/nginx".into()), "log/web/nginx", QoS::AtMostOnce, false),
-            (Topic::Res("a1".into()), "res/a1", QoS::AtLeastOnce, false),
+            (Topic::Reported, route("reported", QoS::AtLeastOnce, true)),
+            (Topic::Ack("web".parse().unwrap()), route("ack/web", QoS::AtLeastOnce, false)),
+            (Topic::Log("web/nginx".into()), route("log/web/nginx", QoS::AtMostOnce, false)),
         ];
-        for (topic, below, qos, retain) in table {
-            let route = topics().route(&topic).unwrap();
-            assert_eq!(route, Route { topic: format!("fleet/v1/d/router-17/out/{below}"), qos, retain });
+        for (topic, expected) in table {
+            assert_eq!(topics().route(&topic), Some(expected));
         }
+        assert_eq!(topics().presence(), route("presence", QoS::AtLeastOnce, true));
     }
 
     #[test]
