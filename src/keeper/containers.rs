@@ -230,7 +230,7 @@ impl Live {
             image.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("image {} is not in the store", self.ready.digest)))?;
         Ok(Wiring {
             name: self.key.to_string(),
-            layers: ctx.images.layer_dirs(&image),
+            layers: ctx.images.layer_dirs(&image).iter().map(|dir| format!("{}/{dir}", ctx.settings.data_dir)).collect(),
             scratch: dir.join("root").to_string_lossy().into_owned(),
             layout: ctx.layout.clone(),
             group: self.group.clone(),

@@ -290,6 +290,8 @@ impl Keeper {
                 Ok(Signal::SIGTERM) => self.leave(false),
                 Ok(Signal::SIGINT) => self.leave(true),
                 Ok(Signal::SIGHUP) => self.upgrade = true,
+                // The recovery path must be walked before it is needed; only root can send this.
+                Ok(Signal::SIGUSR2) => panic!("asked to by SIGUSR2"),
                 _ => {}
             }
         }

@@ -215,7 +215,7 @@ fn listen(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
 
 fn signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2] {
         set.add(signal);
     }
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
@@ -259,7 +259,10 @@ impl Keeper {
         if let Err(e) = parent.remove() {
             log::warn!("cannot remove control group {}: {e}", self.ctx.settings.cgroup);
         }
-        self.ctx.runtime.close().map_err(|e| format!("cannot unmount the runtime directory: {e}"))
+        // A bound socket and an open FIFO keep their file system busy.
+        let Self { ctx, listener, apps, .. } = self;
+        drop((listener, apps));
+        ctx.runtime.close().map_err(|e| format!("cannot unmount the runtime directory: {e}"))
     }
 }
 
