@@ -27,22 +27,36 @@ target_facts() {
     [ -x /usr/bin/python3 ] || die "cannot read targets.toml: python3 is missing (cross/setup $target installs it)"
     case " $(known_targets) " in *" $target "*) ;; *) die "unknown target $target (known: $(known_targets))" ;; esac
     zig_version=$(toml targets.toml zig version)
-    seccomp_version=${WHERRY_LIBSECCOMP_VERSION:-$(toml targets.toml libseccomp version)}
-    seccomp_sha256=$(toml targets.toml libseccomp tarball "$seccomp_version")
-    [ -n "$seccomp_sha256" ] || die "unknown libseccomp version $seccomp_version (targets.toml has no checksum for it)"
+    seccomp_version=$(toml targets.toml libseccomp version)
+    seccomp_sha256=$(toml targets.toml libseccomp tarball)
+    debian_package=$(toml targets.toml libseccomp debian "$target" package)
+    debian_sha256=$(toml targets.toml libseccomp debian "$target" sha256)
     zig_args=$(toml targets.toml target "$target" zig)
     cflags=$(toml targets.toml libseccomp cflags)
     zig=$cache/zig-$zig_version/ziglang/zig
     # Everything that changes the object code is in the name, so a changed flag makes a new build and an old one stays valid.
-    key=$(printf '%s\n' "$zig_version" "$zig_args" "$cflags" "$seccomp_sha256" | sha256sum | cut -c1-12)
-    tools=$cache/$target/tools-$key
-    seccomp=$cache/$target/libseccomp-$seccomp_version-$key
+    tools=$cache/$target/tools-$(name_key)
+    seccomp_built=$cache/$target/libseccomp-$seccomp_version-built-$(name_key "$seccomp_sha256")
+    seccomp_debian=$cache/$target/libseccomp-$seccomp_version-debian-$(name_key "$debian_sha256" "$(cat "$here/libseccomp/fortify.c")")
 }
 
-warn_if_weak() {
-    local weak
-    weak=$(toml targets.toml libseccomp weak "$seccomp_version")
-    [ -z "$weak" ] || say "WARNING: libseccomp $seccomp_version by WHERRY_LIBSECCOMP_VERSION: $weak. Not to be shipped"
+name_key() { printf '%s\n' "$zig_version" "$zig_args" "$cflags" "$@" | sha256sum | cut -c1-12; }
+
+# The directory of the libseccomp to link. The built one comes first: it exists only where somebody asked for it or Debian's would not do.
+libseccomp_directory() {
+    local directory
+    for directory in "$seccomp_built" "$seccomp_debian"; do
+        [ ! -d "$directory" ] || { printf '%s\n' "$directory"; return 0; }
+    done
+    return 1
+}
+
+# unlisted_symbols ARCHIVE: prints the symbols that the archive needs from elsewhere and that are not in libseccomp/allowed-symbols.
+unlisted_symbols() {
+    local needed defined
+    needed=$(nm --undefined-only "$1") && defined=$(nm --defined-only --extern-only "$1") || return
+    comm -23 <(awk 'NF == 2 {print $2}' <<<"$needed" | sort -u) \
+        <(awk 'NF == 3 {print $3}' <<<"$defined" | cat - "$here/libseccomp/allowed-symbols" | sort -u)
 }
 
 # apt_install REASON PACKAGE...: installs what is missing, says so, starts no service.
