@@ -13,7 +13,7 @@ const INSTRUCTION_BYTES: usize = 8;
 const RETURN_CONSTANT: u16 = 0x06;
 
 #[test]
-fn the_linked_libseccomp_merges_64_bit_comparisons_rightly() {
+fn the_linked_libseccomp_is_no_older_than_the_fix_of_64_bit_comparisons() {
     // Versions before 2.6.1 have GHSA-4q85-33p6-j5g6.
     let linked = ScmpVersion::current().expect("libseccomp tells its version");
     assert!((linked.major, linked.minor, linked.micro) >= (2, 6, 1), "{linked:?} is linked");
