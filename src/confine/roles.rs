@@ -56,7 +56,7 @@ pub const AGENT: Profile = Profile {
     default: Answer::Errno(ENOSYS),
     rules: &[
         Rule::allow(&["read", "readv", "pread64", "write", "writev", "pwrite64", "close", "poll", "ppoll", "ppoll_time64"]),
-        Rule::allow(&["epoll_create", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "pipe2", "signalfd4"]),
+        Rule::allow(&["epoll_create", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "pipe2"]),
         Rule::allow(&["lseek", "_llseek", "fcntl", "fcntl64", "getdents64", "readlink", "readlinkat"]),
         Rule::allow(&["stat", "stat64", "lstat", "lstat64", "fstat", "fstat64", "fstatat64", "newfstatat", "statx"]),
         // resolv.conf, hosts, certificates: read, never write, never make. openat2 keeps its flags in memory: ENOSYS.

@@ -269,7 +269,8 @@ impl Keeper {
     }
 
     fn on_link(&mut self, link: crate::ipc::Link) {
-        let online = link.state == LinkState::Online && self.agent.link.state != LinkState::Online;
+        let known = &self.agent.link;
+        let online = link.state == LinkState::Online && (known.state, known.conn) != (LinkState::Online, link.conn);
         if link.conn != self.agent.link.conn
             && let Err(e) = self.ctx.runtime.set_number("conn", link.conn)
         {
