@@ -631,8 +631,12 @@ fn kill_works_where_nothing_can_freeze() {
     let mut load = scene.sh("sleep 60 & sleep 60");
     assert_eq!(scene.group.freeze(true).unwrap_err().kind(), std::io::ErrorKind::Unsupported);
     assert_eq!(scene.group.frozen(), None);
-    scene.group.kill().unwrap();
-    assert!(until(Duration::from_secs(5), || load.child.try_wait().unwrap().is_some() && !scene.group.populated()));
+    // What forks during a pass may escape it, so passes are repeated, as every caller must.
+    let emptied = until(Duration::from_secs(5), || {
+        scene.group.kill().unwrap();
+        load.child.try_wait().unwrap().is_some() && !scene.group.populated()
+    });
+    assert!(emptied, "{:?}", scene.group.pids());
 }
 
 #[test]
