@@ -131,8 +131,9 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
+        // Bounded: a frozen process of v1 dies only when its group is thawed, which the scene does after us.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        until(Duration::from_secs(5), || !matches!(self.child.try_wait(), Ok(None)));
     }
 }
 
@@ -245,7 +246,7 @@ fn twenty_mebibytes_touched_appear() {
 fn page_cache_counts_as_memory_but_not_as_working_set() {
     let scene = Scene::new(&memory(64 * MIB));
     let file = Scratch::new("cache", &PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
-    let mut load = scene.sh(&format!("dd if=/dev/zero of={}/f bs=1M count=16 conv=fsync; echo done; sleep 60", file.0.display()));
+    let mut load = scene.sh(&format!("dd if=/dev/zero of={}/f bs=1M count=16 conv=fsync; echo done; exec sleep 60", file.0.display()));
     assert_eq!(load.says(), "done");
     let s = scene.still();
     assert!(got(s.memory_current) >= 16 * MIB, "{s:?}");
@@ -258,7 +259,7 @@ fn an_oom_kill_counts_one_also_in_a_sub_group() {
     let sub = scene.sub("below");
     sub.create(&Resources::default()).unwrap();
     for (group, kills) in [(&scene.group, 1), (&sub, 2)] {
-        let mut load = Load::start(group, "perl -e 'vec($x, 64*1048576-1, 8)=1'; echo $?; sleep 60");
+        let mut load = Load::start(group, "perl -e 'vec($x, 64*1048576-1, 8)=1'; echo $?; exec sleep 60");
         assert_eq!(load.says(), "137", "killed by SIGKILL");
         drop(load);
         assert_eq!(scene.group.sample(None, false).memory_oom_kill, Some(kills));
@@ -540,7 +541,7 @@ fn a_path_that_leaves_our_tree_is_refused() {
 fn attach_puts_a_process_into_every_hierarchy() {
     for layout in layouts() {
         let scene = Scene::on(layout, &Resources::default());
-        let load = scene.sh("sleep 60");
+        let load = scene.sh("exec sleep 60");
         let own = std::fs::read_to_string(format!("/proc/{}/cgroup", load.pid())).unwrap();
         let inside = own.lines().filter(|l| l.ends_with(&format!("/{}", scene.group.path()))).count();
         let roots: std::collections::HashSet<&String> = scene
@@ -581,7 +582,7 @@ fn a_thread_that_joins_by_itself_is_in_every_hierarchy() {
         .env(ROLE, scene.group.path())
         .output()
         .unwrap();
-    let load = scene.sh("sleep 60");
+    let load = scene.sh("exec sleep 60");
     let attached = std::fs::read_to_string(format!("/proc/{}/cgroup", load.pid())).unwrap();
     let ours =
         |text: &str| text.lines().filter(|l| l.ends_with(&format!("/{}", scene.group.path()))).map(str::to_owned).collect::<Vec<_>>();
@@ -615,7 +616,7 @@ fn kill_empties_a_group_with_a_fork_bomb_in_a_sub_group() {
 fn kill_reaches_what_is_frozen() {
     for layout in layouts() {
         let scene = Scene::on(layout, &Resources::default());
-        let mut load = scene.sh("sleep 60");
+        let mut load = scene.sh("exec sleep 60");
         scene.still();
         scene.group.kill().unwrap();
         assert!(until(Duration::from_secs(5), || load.child.try_wait().unwrap().is_some()), "{}", scene.layout.describe());

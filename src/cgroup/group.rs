@@ -277,7 +277,8 @@ impl Group {
         result
     }
 
-    /// Freezes or thaws the group with its sub-groups. Returns before all is frozen: ask [`Group::frozen`].
+    /// Freezes or thaws the group with its sub-groups. Returns before all is frozen: ask [`Group::frozen`]. v1 may never get there: a process
+    /// that waits in vfork(2) for a child which was frozen before its exec cannot be frozen.
     ///
     /// # Errors
     /// `Unsupported` where neither version can.
