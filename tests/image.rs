@@ -27,6 +27,7 @@ fn furnish(root: &Path) {
         cp "$(command -v busybox)" bin/busybox
         for n in sh ls cat; do ln bin/busybox bin/$n; done
         ln -s /bin/busybox bin/absolute; ln -s ../etc/passwd home/link; ln -s nowhere dangling; ln dangling dangling-too
+        ln -s "$(printf 'l%.0s/' $(seq 1 150))" long-link
         echo root:x:0:0::/:/bin/sh > etc/passwd; chmod 640 etc/passwd; chown 0:42 etc/passwd
         chmod 1777 tmp; chmod 4755 bin/cat; chmod 2750 home/user; chown 70000:1234567 home/user
         echo big > var/big-id; chown 4294967294:3000000000 var/big-id
@@ -183,6 +184,49 @@ fn directories_without_an_entry_look_as_in_the_layer_below() {
     let look = |root: &Path| ["", "tmp", "home"].map(|p| bench::mode_and_owner(&root.join(p)));
     let found = overlay(&bench.data(), &bench.store().layer_dirs(&record), look);
     assert_eq!(found, [(0o711, 5, 6), (0o1777, 0, 0), (0o700, 9, 9)]);
+}
+
+#[test]
+fn a_whiteout_hides_only_what_is_below_its_layer() {
+    let bench = Bench::new("whiteout");
+    let below = tar(&[Entry::dir("d/"), Entry::file("d/old", b""), Entry::file("f", b"old"), Entry::dir("e/"), Entry::file("e/old", b"")]);
+    // In one layer: a name and its whiteout, in both orders, and a whiteout of what never was.
+    let above = tar(&[
+        Entry::file(".wh.d", b""),
+        Entry::dir("d/"),
+        Entry::file("d/new", b""),
+        Entry::file("f", b"new"),
+        Entry::file(".wh.f", b""),
+        Entry::file("e/new", b""),
+        Entry::file("e/.wh..wh..opq", b""),
+        Entry::file("e/.wh.never", b""),
+        Entry::file(".wh..wh.plnk/1.2", b"bookkeeping of aufs"),
+    ]);
+    let record = bench.stage(oci(&Layout::new(&bench, &[&below, &above]).write("l"), "t"), |_| {}).unwrap();
+    let look = |root: &Path| (["", "d", "e"].map(|n| bench::names(&root.join(n))), fs::read_to_string(root.join("f")).unwrap());
+    let (found, content) = overlay(&bench.data(), &bench.store().layer_dirs(&record), look);
+    let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(found, [set(&["d", "e", "f"]), set(&["new"]), set(&["new"])]);
+    assert_eq!(content, "new");
+}
+
+#[test]
+fn a_layer_with_an_opaque_root_hides_all_layers_below() {
+    let bench = Bench::new("opaque-root");
+    let (below, above, top) = (
+        tar(&[Entry::file("old", b"")]),
+        tar(&[Entry::file(".wh..wh..opq", b""), Entry::file("new", b"")]),
+        tar(&[Entry::file("top", b"")]),
+    );
+    let layout = Layout::new(&bench, &[&below, &above, &top]).write("l");
+    for _ in 0..2 {
+        let record = bench.stage(oci(&layout, "t"), |_| {}).unwrap();
+        assert_eq!(record.layers, [Digest::of(&above), Digest::of(&top)]);
+        let found = overlay(&bench.data(), &bench.store().layer_dirs(&record), bench::names);
+        assert_eq!(found, BTreeSet::from(["new".into(), "top".into()]));
+        // The second time the layers are there already, but not the record.
+        fs::remove_file(bench.data().join("images").join(record.digest.hex())).unwrap();
+    }
 }
 
 #[test]
@@ -554,6 +598,29 @@ fn a_full_disk_and_used_up_inodes_are_told_apart_and_leave_nothing() {
         });
         assert_eq!(found, reason, "{message}");
     }
+}
+
+#[test]
+fn wherever_inodes_run_out_nothing_is_left_behind() {
+    let bench = Bench::new("inodes");
+    let file = bench.file("r.tar", &tar(&[Entry::file("a/b", b"x")]));
+    // Enough for the root and the three directories of the store, then one more each time: work directory, cage, a, b, layer, record.
+    let outcomes: Vec<Result<(), Reason>> = (5..12)
+        .map(|inodes| {
+            in_mount_namespace(|| {
+                fs::create_dir_all(bench.data()).unwrap();
+                bench::mount("tmpfs", "tmpfs", &bench.data(), &format!("nr_inodes={inodes}"));
+                let result = bench.stage(Source::Rootfs { path: file.clone() }, |_| {});
+                if let Err((_, message)) = &result {
+                    assert!(message.contains("no inodes left") || message.contains("record"), "{inodes}: {message}");
+                    bench.store_is_empty();
+                }
+                result.map(|_| ()).map_err(|(reason, _)| reason)
+            })
+        })
+        .collect();
+    let failed = outcomes.iter().take_while(|o| **o == Err(Reason::NoInodes)).count();
+    assert!(failed >= 5 && outcomes[failed..].iter().all(Result::is_ok) && failed < outcomes.len(), "{outcomes:?}");
 }
 
 #[test]

@@ -12,10 +12,12 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens, ma
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown};
 use serde::{Deserialize, Serialize};
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
 
+const OPAQUE: &CStr = c"trusted.overlay.opaque";
 /// Most marks of one layer.
 pub const MAX_MARKS: usize = 65_536;
 
@@ -30,10 +32,22 @@ pub enum Mark {
     Implied(RelPath),
 }
 
+impl Mark {
+    /// What it is about.
+    pub fn path(&self) -> &RelPath {
+        let (Self::Whiteout(path) | Self::Opaque(path) | Self::Implied(path)) = self;
+        path
+    }
+}
+
 /// Applies the marks to the layer below `root`. `lower` are the layers below it, topmost first.
 pub fn apply(root: &OwnedFd, marks: &[Mark], lower: &[OwnedFd]) -> Result<(), Failure> {
+    let bare: BTreeSet<&RelPath> = marks.iter().filter(|m| matches!(m, Mark::Opaque(_))).map(Mark::path).collect();
+    // Overlay hides whiteouts only where it merges; below an opaque directory they would show as device nodes, and hide nothing.
+    let in_bare = |path: &RelPath| path.ancestors().chain([RelPath::default()]).any(|dir| dir != *path && bare.contains(&dir));
     // Outermost directories come first in the list, so that an inner one's parent is already right; times are kept by each step.
     marks.iter().try_for_each(|mark| match mark {
+        Mark::Whiteout(path) if in_bare(path) => Ok(()),
         Mark::Implied(path) => inherit(root, path, lower).map_err(|e| writing(root, &format!("cannot set attributes of {path}"), e)),
         Mark::Opaque(path) => opaque(root, path).map_err(|e| refused(root, "an opaque directory", path, e)),
         Mark::Whiteout(path) => whiteout(root, path).map_err(|e| refused(root, "a whiteout", path, e)),
@@ -68,7 +82,13 @@ fn is_dir(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
 }
 
 fn opaque(root: &OwnedFd, path: &RelPath) -> io::Result<()> {
-    crate::sys::xattr::set(beneath::open_dir(root, path)?, c"trusted.overlay.opaque", b"y")
+    crate::sys::xattr::set(beneath::open_dir(root, path)?, OPAQUE, b"y")
+}
+
+/// Whether a finished layer hides all layers below it. Overlay does not ask this of a layer's root (it merges roots always), so whoever lists
+/// the layers of an image must leave out those below.
+pub fn hides_all(layer: &OwnedFd) -> bool {
+    crate::sys::xattr::has(layer, OPAQUE)
 }
 
 /// Takes owner, mode and time of a directory from the topmost lower layer that has it.

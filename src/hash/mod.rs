@@ -6,6 +6,7 @@ use crate::confine;
 use crate::image::{Digest, Hasher};
 use crate::ipc::{Conn, VERSION};
 use crate::sys::fd::inherited;
+use crate::sys::process::exit_now;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
@@ -56,16 +57,12 @@ pub enum Report {
 
 /// The role.
 pub fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            log::error!("cannot hash: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    let Err(e) = run();
+    log::error!("cannot hash: {e}");
+    ExitCode::FAILURE
 }
 
-fn run() -> io::Result<()> {
+fn run() -> io::Result<std::convert::Infallible> {
     let stage = Conn::new(inherited(3)?);
     let job: Job = stage.recv()?.ok_or(Errno::EPIPE)?;
     let blob = inherited(4)?;
@@ -73,12 +70,9 @@ fn run() -> io::Result<()> {
     lseek(&blob, job.offset.try_into().map_err(|_| Errno::EINVAL)?, Whence::SeekSet)?;
     let mut buffer = vec![0; CHUNK];
     lock_down(&stage, job.uid)?;
-    // From here on only read, write and exit.
-    let last = match pump(&stage, &blob, next, job.length, &mut buffer) {
-        Ok(done) => done,
-        Err(e) => Report::Failed(e as i32),
-    };
-    Ok(report(&stage, last)?)
+    // From here on only read, write and exit: even closing a descriptor would be one system call more to allow.
+    let last = pump(&stage, &blob, next.as_ref(), job.length, &mut buffer).unwrap_or_else(|e| Report::Failed(e as i32));
+    exit_now(i32::from(report(&stage, last).is_err()))
 }
 
 /// Gives up every privilege, in an order in which none comes back.
@@ -104,7 +98,7 @@ pub(crate) fn die_with_parent(stage: &Conn) -> io::Result<()> {
     if ask[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)) { Err(Errno::EPIPE.into()) } else { Ok(()) }
 }
 
-fn pump(stage: &Conn, blob: &OwnedFd, mut next: Option<OwnedFd>, length: u64, buffer: &mut [u8]) -> Result<Report, Errno> {
+fn pump(stage: &Conn, blob: &OwnedFd, mut next: Option<&OwnedFd>, length: u64, buffer: &mut [u8]) -> Result<Report, Errno> {
     let (mut hasher, mut bytes, mut told) = (Hasher::new(), 0, 0);
     while bytes < length {
         let want = buffer.len().min((length - bytes).try_into().unwrap_or(usize::MAX));
@@ -116,7 +110,7 @@ fn pump(stage: &Conn, blob: &OwnedFd, mut next: Option<OwnedFd>, length: u64, bu
         hasher.update(&buffer[..got]);
         bytes += got as u64;
         // Unpack gave up. The digest is still wanted: it tells a damaged blob from a hostile one.
-        if next.as_ref().is_some_and(|pipe| write_all(pipe, &buffer[..got]).is_err()) {
+        if next.is_some_and(|pipe| write_all(pipe, &buffer[..got]).is_err()) {
             next = None;
         }
         if bytes - told >= REPORT {

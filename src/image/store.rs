@@ -133,11 +133,10 @@ impl Store {
     /// Call it only while no stage runs. It goes on past what cannot be removed.
     ///
     /// # Errors
-    /// The first error, after everything else was removed.
+    /// A kept image's record cannot be read (then nothing is removed), or the first error, after everything else was removed.
     pub fn collect_garbage(&self, keep: &[Digest]) -> io::Result<Freed> {
         let keep: BTreeSet<Digest> = keep.iter().copied().collect();
-        // A kept image whose record is damaged cannot be started: it is brought in again, so its record goes as well.
-        let kept: Vec<Record> = keep.iter().filter_map(|d| self.record(d).ok().flatten()).collect();
+        let kept = keep.iter().filter_map(|d| self.kept(d).transpose()).collect::<io::Result<Vec<Record>>>()?;
         let images: BTreeSet<OsString> = kept.iter().map(|r| r.digest.hex().into()).collect();
         let layers: BTreeSet<OsString> = kept.iter().flat_map(|r| &r.layers).map(|l| l.hex().into()).collect();
         let mut sweep = Sweep::new(&self.staging())?;
@@ -147,6 +146,15 @@ impl Store {
         sweep.empty();
         let freed = Freed { images: gone_images, layers: gone_layers, bytes: sweep.freed };
         sweep.first_error.map_or(Ok(freed), Err)
+    }
+
+    /// The record of an image to keep. One that is damaged cannot be started: it is brought in again, so it may go. One that cannot be
+    /// read just now stops the collection: its layers are unknown.
+    fn kept(&self, image: &Digest) -> io::Result<Option<Record>> {
+        match self.record(image) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(None),
+            answer => answer,
+        }
     }
 
     /// Bytes of file content in a layer, hard links counted once. Walks it.

@@ -165,7 +165,9 @@ impl<'a> Crew<'a> {
         let argv = [CString::from(c"wherry"), CString::from(c"unpack")];
         let (ours, theirs) = Conn::pair().map_err(|e| failed("socket", e))?;
         let args = CloneArgs { flags: CAGE as u64, exit_signal: libc::SIGCHLD as u64, cgroup: None };
-        let child = match clone(args).map_err(|e| failed("namespaces (does the kernel have user namespaces?)", e))? {
+        let lacking =
+            |e| fault(Reason::NoFeature, format!("cannot make the namespaces of unpack (does the kernel have user namespaces?): {e}"));
+        let child = match clone(args).map_err(lacking)? {
             Cloned::Child => {
                 // With our copy of it closed, the end of stage is the end of the socket, also before the exec.
                 drop(ours);
@@ -247,21 +249,27 @@ fn verdict(last: Option<hash::Report>, ended: io::Result<Ended>, blob: &Blob) ->
 struct News {
     found: BTreeMap<RelPath, Content>,
     marks: Vec<Mark>,
+    /// Bytes of names in `marks`.
+    named: usize,
     last: Option<Result<Totals, Failure>>,
 }
 
 impl News {
     fn hear(&mut self, worker: &mut Worker) -> Result<(), Failure> {
         const MAX_FOUND: usize = 4096;
+        const MAX_NAMED: usize = 16 << 20;
         match worker.conn.recv() {
             Ok(Some(unpack::Report::Found(some))) => self.found.extend(some.into_iter().map(|f| (f.path, f.what))),
-            Ok(Some(unpack::Report::Marks(some))) => self.marks.extend(some),
+            Ok(Some(unpack::Report::Marks(some))) => {
+                self.named += some.iter().map(|m| m.path().bytes().len()).sum::<usize>();
+                self.marks.extend(some);
+            }
             Ok(Some(unpack::Report::Done(totals))) => self.last = Some(Ok(totals)),
             Ok(Some(unpack::Report::Failed(failure))) => self.last = Some(Err(tamed(failure))),
             Ok(None) => worker.open = false,
             Err(e) => return Err(fault(Reason::Unpack, format!("cannot understand unpack: {e}"))),
         }
-        let too_much = self.found.len() > MAX_FOUND || self.marks.len() > MAX_MARKS;
+        let too_much = self.found.len() > MAX_FOUND || self.marks.len() > MAX_MARKS || self.named > MAX_NAMED;
         if too_much { Err(fault(Reason::Unpack, "unpack reports more than it may")) } else { Ok(()) }
     }
 

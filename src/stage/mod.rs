@@ -134,12 +134,14 @@ struct Staged {
     fresh: Vec<(Digest, PathBuf)>,
     /// Bytes of content of all layers.
     bytes: u64,
+    /// Number of layers at the bottom that a higher one hides wholly.
+    hidden: usize,
 }
 
 fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &mut Crew<'_>) -> Result<Staged, Failure> {
     let missing = |l: &&Layer| !store.has_layer(&l.digest);
     crew.expect_bytes(image.layers.iter().filter(missing).map(|l| l.blob.length).sum());
-    let mut staged = Staged { fresh: Vec::new(), bytes: 0 };
+    let mut staged = Staged { fresh: Vec::new(), bytes: 0, hidden: 0 };
     let mut inodes = 0;
     // Topmost first, as finish wants them.
     let mut lower: Vec<OwnedFd> = Vec::new();
@@ -159,6 +161,10 @@ fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &
             dir
         };
         lower.insert(0, File::open(&dir).map_err(|e| os(&format!("cannot open {}", dir.display()), e))?.into());
+        if finish::hides_all(&lower[0]) {
+            lower.truncate(1);
+            staged.hidden = n;
+        }
     }
     Ok(staged)
 }
@@ -181,7 +187,7 @@ fn one_layer(layer: &Layer, dir: &Path, limits: Limits, lower: &[OwnedFd], crew:
 
 /// Makes what is staged part of the store: sync, rename, record. What was renamed is taken back if a later step fails.
 fn commit(image: &Image, staged: Staged, store: &Store) -> Result<Record, Failure> {
-    let layers = image.layers.iter().map(|l| l.digest).collect();
+    let layers = image.layers[staged.hidden..].iter().map(|l| l.digest).collect();
     let record = Record { digest: image.digest, layers, config: image.config.clone(), unpacked: staged.bytes };
     let staging = File::open(store.staging()).map_err(|e| os("cannot open staging", e))?;
     // One sync for everything: without it a power cut may leave complete names with empty files (UBIFS, ext4 without barriers).

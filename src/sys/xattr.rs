@@ -14,3 +14,9 @@ pub fn set(file: impl AsFd, name: &CStr, value: &[u8]) -> io::Result<()> {
     let ret = unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     super::cvt(ret.into()).map(|_| ())
 }
+
+/// Whether the file has this attribute (`fgetxattr(2)`).
+pub fn has(file: impl AsFd, name: &CStr) -> bool {
+    // SAFETY: with a size of 0 the kernel writes nothing and only answers the value's length.
+    unsafe { libc::fgetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
+}

@@ -350,8 +350,7 @@ impl Tree {
         let implied = std::mem::take(&mut self.implied).into_iter().map(Mark::Implied);
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for mark in implied.chain(self.whiteouts.drain(..)) {
-            let (Mark::Implied(path) | Mark::Opaque(path) | Mark::Whiteout(path)) = &mark;
-            bytes += path.bytes().len();
+            bytes += mark.path().bytes().len();
             batch.push(mark);
             if batch.len() >= BATCH || bytes >= BATCH_BYTES {
                 tell(stage, &Report::Marks(std::mem::take(&mut batch)))?;
