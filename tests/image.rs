@@ -428,6 +428,16 @@ fn limits_on_bytes_and_files_hold_against_bombs() {
         assert_eq!(found, reason, "{name}: {message}");
         bench.store_is_empty();
     }
+    // Layers add up, but those that are there already cost nothing.
+    let layer = |name: &str| tar(&[Entry::file(name, &vec![7; 300_000])]);
+    let (one, two) = (layer("one"), layer("two"));
+    let limit = |j: &mut StageJob| j.max_bytes = 500_000;
+    let both = oci(&Layout::new(&bench, &[&one, &two]).write("both"), "t");
+    assert_eq!(bench.stage(both.clone(), limit).unwrap_err().0, Reason::NoSpace);
+    bench.store_is_empty();
+    bench.stage(oci(&Layout::new(&bench, &[&one]).write("first"), "t"), limit).unwrap();
+    assert_eq!(bench.stage(both, limit).unwrap().unpacked, 600_000);
+    bench.store().collect_garbage(&[]).unwrap();
     // Nothing but padding: no entry ever comes, and the end must still be found soon.
     let padding = bench.piped("padding", &vec![0; 64 << 20], "gzip");
     let (reason, message) = bench.stage(Source::Rootfs { path: padding }, |_| {}).unwrap_err();

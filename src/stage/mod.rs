@@ -19,7 +19,7 @@ use crate::image::{Digest, Record};
 use crate::ipc::{Conn, Failure, FromStage, StageJob, ToStage};
 use crate::protocol::Reason;
 use crate::sys::fd::inherited;
-use crate::unpack::Limits;
+use crate::unpack::{Limits, Totals};
 use crew::Crew;
 use nix::fcntl::{Flock, FlockArg};
 use source::{Image, Layer};
@@ -142,7 +142,8 @@ fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &
     let missing = |l: &&Layer| !store.has_layer(&l.digest);
     crew.expect_bytes(image.layers.iter().filter(missing).map(|l| l.blob.length).sum());
     let mut staged = Staged { fresh: Vec::new(), bytes: 0, hidden: 0 };
-    let mut inodes = 0;
+    // Limits are on what is written: layers that are there already cost nothing.
+    let mut written = Totals::default();
     // Topmost first, as finish wants them.
     let mut lower: Vec<OwnedFd> = Vec::new();
     for (n, layer) in image.layers.iter().enumerate() {
@@ -151,12 +152,15 @@ fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &
             store.layer(&layer.digest)
         } else {
             let dir = work.cage(&n.to_string())?;
-            let left = |most: u64, used: u64| most.saturating_sub(used);
-            let limits =
-                Limits { bytes: left(job.max_bytes, staged.bytes), inodes: left(job.max_inodes, inodes), whiteouts: layer.whiteouts };
+            let limits = Limits {
+                bytes: job.max_bytes.saturating_sub(written.bytes),
+                inodes: job.max_inodes.saturating_sub(written.inodes),
+                whiteouts: layer.whiteouts,
+            };
             let totals = one_layer(layer, &dir, limits, &lower, crew)?;
             staged.bytes += totals.bytes;
-            inodes += totals.inodes;
+            written.bytes += totals.bytes;
+            written.inodes += totals.inodes;
             staged.fresh.push((layer.digest, dir.clone()));
             dir
         };
@@ -169,7 +173,7 @@ fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &
     Ok(staged)
 }
 
-fn one_layer(layer: &Layer, dir: &Path, limits: Limits, lower: &[OwnedFd], crew: &mut Crew<'_>) -> Result<crate::unpack::Totals, Failure> {
+fn one_layer(layer: &Layer, dir: &Path, limits: Limits, lower: &[OwnedFd], crew: &mut Crew<'_>) -> Result<Totals, Failure> {
     let about = |f: Failure| fault(f.reason, format!("cannot unpack layer {}: {}", layer.digest, f.message));
     let unpacked = crew.unpack(layer, dir, limits).map_err(about)?;
     let totals = unpacked.totals;
