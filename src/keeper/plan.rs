@@ -73,6 +73,7 @@ mod tests {
             user: String::new(),
             hostname: name.into(),
             capabilities: 0,
+            ambient: 0,
             seccomp: Seccomp::Default,
             no_new_privileges: true,
             readonly: false,

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wherry::image::store::Store;
 use wherry::image::{Digest, Record, Reference, Source};
-use wherry::ipc::{Conn, FromStage, StageJob};
+use wherry::ipc::{Conn, FromStage, StageJob, ToStage};
 use wherry::protocol::Reason;
 use wherry::sys::process::{Child, Spawn, reap, spawn};
 
@@ -86,7 +86,7 @@ impl Bench {
         let (ours, theirs) = Conn::pair().unwrap();
         let argv = [CString::from(c"wherry"), CString::from(c"stage")];
         let child = spawn(&Spawn { exe: exe.as_fd(), argv: &argv, env: &[], fds: &[theirs.as_fd()], flags: 0 }).unwrap();
-        ours.send(job).unwrap();
+        ours.send(&ToStage::Pull(job.clone())).unwrap();
         (child, ours)
     }
 
