@@ -6,18 +6,18 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use wherry::cgroup::{Group, Layout};
+use wherry::cgroup::Layout;
 use wherry::container::exit_record::{self, ExitRecord};
 use wherry::container::{Spec, Wiring, caps};
 use wherry::ipc::{Conn, ExecArgs, ExecJob, Failure, FromLaunch, Scope, ToLaunch};
 use wherry::manifest::{Mount, Network, Resources, Rlimit, RlimitKind, Seccomp};
 use wherry::protocol::Reason;
-use wherry::sys::process::{Child, Ended, Spawn, reap, spawn, try_reap};
+use wherry::sys::process::{Child, Ended, Spawn, reap, spawn};
 use wherry::sys::signal::pidfd_send;
 
 /// Longest that anything here may take.
@@ -417,15 +417,24 @@ fn nothing_is_left_when_keeper_goes_before_go() {
 }
 
 #[test]
-fn launch_killed_while_it_works_leaves_no_container_and_no_mount() {
+fn launch_killed_at_any_moment_leaves_no_running_container() {
     let host = Host::new();
-    let before = host_mounts();
-    let (conn, launch) = spawn_launch();
-    pidfd_send(&launch.pidfd, SIGKILL).unwrap();
-    assert!(readable(&conn, PATIENCE));
-    reap(launch.pid).unwrap();
-    assert_eq!(conn.recv::<FromLaunch>().ok().flatten(), None);
-    assert_eq!(before, host_mounts());
+    for delay in 0..16 {
+        let (conn, launch) = spawn_launch();
+        let log = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let start = ToLaunch::Start { spec: Box::new(shell("sleep 600")), wiring: Box::new(host.wiring()) };
+        conn.send_with(&start, &[log.as_fd(), log.as_fd()]).unwrap();
+        std::thread::sleep(Duration::from_micros(250 * delay));
+        let _ = pidfd_send(&launch.pidfd, SIGKILL);
+        reap(launch.pid).unwrap();
+        // Either nothing was said, or a pid 1 that exits without Go.
+        let child = readable(&conn, Duration::from_millis(1)).then(|| conn.recv_with::<FromLaunch>().ok().flatten()).flatten();
+        drop(conn);
+        if let Some((FromLaunch::Cloned { pid, .. }, _)) = child {
+            assert_eq!(reap(pid).unwrap(), Ended::Code(0));
+        }
+        assert!(within(|| host.layout.group(&host.group).pids().is_empty()), "after {delay} quarters of a millisecond");
+    }
 }
 
 #[test]
@@ -514,8 +523,8 @@ fn our_pid_1_keeps_the_right_to_signal_and_nothing_else() {
 #[test]
 fn pid_1_cannot_be_looked_into_from_inside() {
     let host = Host::new();
-    let out = host.sh("ls /proc/1/fd 2>&1; ls -l /proc/1/exe /proc/1/root 2>&1; cat /proc/1/environ 2>&1; cat /proc/1/mem 2>&1 | head -c 10");
-    assert_eq!(out.matches("Permission denied").count(), 5, "{out}");
+    let out = host.sh("cat /proc/1/fd/* 2>&1; ls -l /proc/1/exe /proc/1/root 2>&1; cat /proc/1/environ 2>&1; cat /proc/1/mem 2>&1");
+    assert_eq!(out.matches("Permission denied").count(), 8, "four descriptors, two links, two files: {out}");
 }
 
 fn only_child(pid: i32) -> i32 {
@@ -587,7 +596,12 @@ fn only_the_containers_own_mounts_are_seen() {
     ] {
         assert!(line(target).starts_with(&format!("{target} {kind} {options}")), "{}", line(target));
     }
-    let own = |l: &str| ["/", "/proc", "/dev", "/sys"].iter().any(|p| l.split(' ').next() == Some(p)) || l.starts_with("/proc/") || l.starts_with("/dev/") || l.starts_with("/sys/");
+    let own = |l: &str| {
+        ["/", "/proc", "/dev", "/sys"].iter().any(|p| l.split(' ').next() == Some(p))
+            || l.starts_with("/proc/")
+            || l.starts_with("/dev/")
+            || l.starts_with("/sys/")
+    };
     assert!(out.lines().all(own), "{out}");
 }
 
@@ -621,18 +635,17 @@ fn a_masked_file_is_the_hosts_dev_null_whatever_the_image_brings() {
     let host = Host::new();
     fs::create_dir(host.layer().join("dev")).unwrap();
     symlink("/proc/sys/kernel/core_pattern", host.layer().join("dev/null")).unwrap();
-    let out = host.sh("stat -c '%F %t:%T' /proc/kcore /proc/keys; cat /proc/keys | wc -c");
+    let out = host.sh("stat -c '%F %t:%T' /proc/interrupts /proc/keys; cat /proc/keys | wc -c");
     assert_eq!(out, "character special file 1:3\ncharacter special file 1:3\n0\n");
 }
 
 #[test]
 fn the_payload_inherits_nothing_of_its_maker() {
     let host = Host::new();
-    let out = host.sh(
-        "ls /proc/self/fd | wc -l; umask; cat /proc/self/oom_score_adj; ulimit -c; pwd; hostname; id; tty; grep -c . /proc/keys
-         readlink /proc/self/fd/0; grep -E '^(Sig(Blk|Ign)|CapAmb)' /proc/self/status; env | sort",
-    );
-    let expected = "4\n0022\n0\n0\n/\nbox\nuid=0(root) gid=0(root) groups=0(root)\nnot a tty\n0\n/dev/null\n\
+    let out = host
+        .sh("ls /proc/self/fd | wc -l; umask; cat /proc/self/oom_score_adj; ulimit -c; pwd; hostname; id; tty; grep -c . /proc/keys
+         readlink /proc/self/fd/0; grep -E '^(Sig(Blk|Ign)|CapAmb)' /proc/self/status; env | sort");
+    let expected = "4\n0022\n0\n0\n/\nbox\nuid=0(root) gid=0(root)\nnot a tty\n0\n/dev/null\n\
         SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\nCapAmb:\t0000000000000000\n\
         HOME=/root\nHOSTNAME=box\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPWD=/\nSHLVL=1\n";
     assert_eq!(out, expected);
@@ -645,7 +658,9 @@ fn the_session_keyring_is_a_new_one() {
     c.expect("ready");
     // A session of its own, too: the payload leads one, and so does pid 1.
     let payload = only_child(c.pid());
-    let session = |pid: i32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().to_owned();
+    let session = |pid: i32| {
+        fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().to_owned()
+    };
     assert_eq!(session(payload), payload.to_string());
     assert_eq!(session(c.pid()), c.pid().to_string());
 }
@@ -653,10 +668,8 @@ fn the_session_keyring_is_a_new_one() {
 #[test]
 fn resource_limits_are_as_asked_and_core_dumps_are_off_unless_asked() {
     let host = Host::new();
-    let rlimits = vec![
-        Rlimit { kind: RlimitKind::Nofile, soft: 64, hard: 128 },
-        Rlimit { kind: RlimitKind::Core, soft: 512, hard: u64::MAX },
-    ];
+    let rlimits =
+        vec![Rlimit { kind: RlimitKind::Nofile, soft: 64, hard: 128 }, Rlimit { kind: RlimitKind::Core, soft: 512, hard: u64::MAX }];
     let out = host.run(&Spec { rlimits, ..shell("ulimit -n; ulimit -Hn; ulimit -c; ulimit -Hc") }).output;
     assert_eq!(out, "64\n128\n1\nunlimited\n");
 }
@@ -664,7 +677,10 @@ fn resource_limits_are_as_asked_and_core_dumps_are_off_unless_asked() {
 #[test]
 fn a_network_of_its_own_has_loopback_up_and_the_hosts_is_the_hosts() {
     let host = Host::new();
-    assert_eq!(host.sh("ls /sys/class/net; ip -o addr show dev lo | grep -c 127.0.0.1; ping -c 1 -W 2 127.0.0.1 >/dev/null && echo up"), "lo\n1\nup\n");
+    assert_eq!(
+        host.sh("ls /sys/class/net; ip -o addr show dev lo | grep -c 127.0.0.1; ping -c 1 -W 2 127.0.0.1 >/dev/null && echo up"),
+        "lo\n1\nup\n"
+    );
     let own = Spec { network: Network::Host, ..shell("readlink /proc/self/ns/net; ls /sys/class/net | sort") };
     let mut names: Vec<String> = fs::read_dir("/sys/class/net").unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -677,7 +693,10 @@ fn a_network_of_its_own_has_loopback_up_and_the_hosts_is_the_hosts() {
 #[test]
 fn a_user_is_found_by_name_and_gets_its_groups_and_home_but_no_capabilities() {
     let host = Host::new();
-    let out = host.run(&Spec { user: "app".into(), ..shell("id -u; id -g; id -G; echo $HOME; grep -E '^Cap(Prm|Eff|Inh|Amb)' /proc/self/status | cut -f2 | sort -u") });
+    let out = host.run(&Spec {
+        user: "app".into(),
+        ..shell("id -u; id -g; id -G; echo $HOME; grep -E '^Cap(Prm|Eff|Inh|Amb)' /proc/self/status | cut -f2 | sort -u")
+    });
     assert_eq!(out.output, "1000\n1001\n1001 20\n/home/app\n0000000000000000\n");
     let f = failure(host.start(&Spec { user: "nobody".into(), ..shell("true") }));
     assert!(f.message.contains("nobody") && f.message.contains("/etc/passwd"), "{}", f.message);
@@ -694,7 +713,8 @@ fn a_capability_asked_for_by_name_reaches_a_user_that_is_not_root() {
 #[test]
 fn dev_stdout_can_be_opened_by_a_user_that_is_not_root() {
     let host = Host::new();
-    let out = host.run(&Spec { user: "app".into(), ..shell("echo one > /dev/stdout; echo two > /dev/stderr; echo three > /proc/self/fd/1") });
+    let out =
+        host.run(&Spec { user: "app".into(), ..shell("echo one > /dev/stdout; echo two > /dev/stderr; echo three > /proc/self/fd/1") });
     assert_eq!(out.output, "one\ntwo\nthree\n");
 }
 
@@ -712,7 +732,12 @@ fn without_no_new_privs_the_filter_is_there_all_the_same() {
 #[test]
 fn what_is_written_stays_in_the_upper_layer_and_within_its_size() {
     let host = Host::new();
-    let wanted = Spec { upper: 2 << 20, ..shell("echo x > /new; rm /etc/group; dd if=/dev/zero of=/big bs=64k count=64 2>&1 | tail -1; ls -l /big | awk '{print ($5 <= 2097152)}'; i=0; while : > /tmp/$i; do i=$((i+1)); done 2>/dev/null; [ $i -lt 2000 ] && echo full") };
+    let wanted = Spec {
+        upper: 2 << 20,
+        ..shell(
+            "echo x > /new; rm /etc/group; dd if=/dev/zero of=/big bs=64k count=64 2>&1 | tail -1; ls -l /big | awk '{print ($5 <= 2097152)}'; i=0; while echo -n > /tmp/$i; do i=$((i+1)); done 2>/dev/null; [ $i -lt 2000 ] && echo full",
+        )
+    };
     let out = host.run(&wanted).output;
     assert!(out.contains("1\nfull\n"), "{out}");
     assert!(!host.layer().join("new").exists() && host.layer().join("etc/group").exists());
@@ -723,7 +748,12 @@ fn what_is_written_stays_in_the_upper_layer_and_within_its_size() {
 fn a_read_only_root_refuses_writing_but_has_its_mount_points_and_working_directory() {
     let host = Host::new();
     let mounts = vec![Mount::Tmpfs { target: "/var/run".into(), size: 1 << 20 }];
-    let wanted = Spec { readonly: true, workdir: "/srv/data".into(), mounts, ..shell("pwd; echo x > /x; echo y > /srv/data/y; echo z > /var/run/z && cat /var/run/z") };
+    let wanted = Spec {
+        readonly: true,
+        workdir: "/srv/data".into(),
+        mounts,
+        ..shell("pwd; echo x > /x; echo y > /srv/data/y; echo z > /var/run/z && cat /var/run/z")
+    };
     let out = host.run(&wanted).output;
     assert_eq!(out.matches("Read-only file system").count(), 2, "{out}");
     assert!(out.starts_with("/srv/data\n") && out.ends_with("z\n"), "{out}");
@@ -753,8 +783,14 @@ fn whiteouts_and_opaque_directories_of_a_layer_hide_what_is_below() {
     fs::create_dir_all(layer.join("etc")).unwrap();
     let node = |p: PathBuf| nix::sys::stat::mknod(&p, nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::empty(), 0).unwrap();
     node(layer.join("etc/group"));
-    assert!(Command::new("setfattr").args(["-n", "trusted.overlay.opaque", "-v", "y"]).arg(layer.join("home")).status().is_ok_and(|s| s.success())
-        || set_opaque(&layer.join("home")));
+    assert!(
+        Command::new("setfattr")
+            .args(["-n", "trusted.overlay.opaque", "-v", "y"])
+            .arg(layer.join("home"))
+            .status()
+            .is_ok_and(|s| s.success())
+            || set_opaque(&layer.join("home"))
+    );
     host.layers.push(layer);
     assert_eq!(host.sh("ls /home | wc -l; ls /etc"), "0\npasswd\n");
 }
@@ -914,7 +950,16 @@ fn an_exec_is_in_all_namespaces_and_the_group_and_no_more_privileged_than_the_pa
         let link = fs::read_link(format!("/proc/{}/ns/{name}", c.pid())).unwrap();
         assert!(out.contains(link.to_str().unwrap()), "{name}: {out}");
     }
-    for part in ["box\n12\n", "CapBnd:\t00000000a80425fb", "CapEff:\t00000000a80425fb", "NoNewPrivs:\t1", "Seccomp:\t2", "SigIgn:\t0000000000000000", "\n4\n0\n0022\ninside\n", ":memory:/\n"] {
+    for part in [
+        "box\n12\n",
+        "CapBnd:\t00000000a80425fb",
+        "CapEff:\t00000000a80425fb",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "SigIgn:\t0000000000000000",
+        "\n4\n0\n0022\ninside\n",
+        ":memory:/\n",
+    ] {
         assert!(out.contains(part), "{part:?} in {out}");
     }
 }
@@ -925,7 +970,11 @@ fn an_exec_has_its_own_user_directory_and_exit_status() {
     let wanted = shell("echo ready; exec sleep 60");
     let mut c = host.start(&wanted).unwrap();
     c.expect("ready");
-    let job = ExecArgs { user: Some("app".into()), workdir: Some("/home/app".into()), ..args(&["sh", "-c", "id -u; pwd; grep CapEff /proc/self/status; exit 9"]) };
+    let job = ExecArgs {
+        user: Some("app".into()),
+        workdir: Some("/home/app".into()),
+        ..args(&["sh", "-c", "id -u; pwd; grep CapEff /proc/self/status; exit 9"])
+    };
     assert_eq!(c.exec(&wanted, job).unwrap(), (Ended::Code(9), "1000\n/home/app\nCapEff:\t0000000000000000\n".into()));
     let f = c.exec(&wanted, args(&["absent"])).unwrap_err();
     assert!(f.reason == Reason::Exec && f.message.contains("PATH"), "{}", f.message);
@@ -998,13 +1047,16 @@ fn an_exec_into_a_process_that_is_not_of_the_container_is_refused() {
 
 // ---- the same questions to crun ----
 
-/// Each with the shell commands that answer it.
+/// Each with the shell commands that answer it. `/dev/core`, a link to the masked `/proc/kcore`, is crun's alone.
 const QUESTIONS: [(&str, &str); 14] = [
     ("capabilities", "grep ^Cap /proc/self/status"),
     ("privileges", "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status"),
     ("signals", "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status"),
-    ("devices", "cd /dev; ls -1 | grep -v console; stat -c '%n %F %t:%T %a %u:%g' null zero full random urandom tty pts/ptmx"),
-    ("masked", "for p in kcore keys latency_stats timer_list sched_debug; do [ -e /proc/$p ] && stat -c '%n %t:%T' /proc/$p; done; for p in /proc/acpi /proc/scsi /sys/firmware; do [ -e $p ] && ls $p | wc -l; done"),
+    ("devices", "cd /dev; ls -1 | grep -vx core; stat -c '%n %F %t:%T %a %u:%g' null zero full random urandom tty pts/ptmx"),
+    (
+        "masked",
+        "for p in kcore keys latency_stats timer_list sched_debug; do [ -e /proc/$p ] && stat -c '%n %t:%T' /proc/$p; done; for p in /proc/acpi /proc/scsi /sys/firmware; do [ -e $p ] && ls $p | wc -l; done",
+    ),
     ("read-only", "for p in bus fs irq sys; do touch /proc/$p/x 2>&1; done; echo x 2>&1 > /proc/sysrq-trigger; touch /sys/x 2>&1"),
     ("mounts", "cut -d' ' -f2,3 /proc/self/mounts | grep -E '^/(proc|sys|dev|dev/(pts|shm|mqueue)) ' | sort"),
     ("mount options", "cut -d' ' -f2,4 /proc/self/mounts | grep -E '^/(proc|sys|dev/(pts|shm|mqueue)) ' | cut -d, -f1-4 | sort"),
@@ -1012,12 +1064,13 @@ const QUESTIONS: [(&str, &str); 14] = [
     ("descriptors", "ls /proc/self/fd | wc -l"),
     ("umask", "umask"),
     ("limits", "ulimit -c; cat /proc/self/oom_score_adj"),
-    ("processes", "echo $$; ps -o pid | wc -l"),
+    ("processes", "echo $$; [ $(ls -d /proc/[0-9]* | wc -l) -lt 8 ] && echo few"),
     ("network", "ls /sys/class/net; cat /sys/class/net/lo/flags"),
 ];
 
 /// Where the two differ, and why we are right.
-const DIFFERENCES: [(&str, &str); 1] = [("umask", "crun leaves the umask as it was called with; 022 is what every distribution's login has")];
+const DIFFERENCES: [(&str, &str); 1] =
+    [("signals", "crun hands down real-time signals that its caller ignored; ours start with the default action")];
 
 #[test]
 fn crun_answers_the_same_questions_alike() {
@@ -1030,13 +1083,11 @@ fn crun_answers_the_same_questions_alike() {
     let ours = host.run(&Spec { init: false, seccomp: Seccomp::Unconfined, ..shell(&script) }).output;
     let theirs = crun(&host, &script);
     let (ours, theirs) = (answers(&ours), answers(&theirs));
-    for (name, _) in QUESTIONS {
-        let (a, b) = (ours.get(name).expect(name), theirs.get(name).expect(name));
-        match DIFFERENCES.iter().find(|(n, _)| *n == name) {
-            None => assert_eq!(a, b, "{name}"),
-            Some((_, why)) => println!("{name}: {why}"),
-        }
-    }
+    let known = |name: &str| DIFFERENCES.iter().any(|(n, _)| *n == name);
+    let different: Vec<_> =
+        QUESTIONS.iter().map(|(name, _)| (name, ours.get(name), theirs.get(name))).filter(|(_, a, b)| a.is_none() || a != b).collect();
+    let unexplained: Vec<_> = different.iter().filter(|(name, ..)| !known(name)).collect();
+    assert!(unexplained.is_empty(), "question, ours, theirs: {unexplained:#?}");
 }
 
 fn answers(text: &str) -> std::collections::BTreeMap<&str, &str> {
@@ -1048,8 +1099,10 @@ fn crun(host: &Host, script: &str) -> String {
     fs::create_dir(&bundle).unwrap();
     fs::write(bundle.join("config.json"), config(host.layer(), script).to_string()).unwrap();
     let id = format!("wherry-rt-{}", std::process::id());
-    let crun = Command::new("crun")
-        .args(["--cgroup-manager=disabled", "--root"])
+    // crun refuses a hybrid whose v2 tree has a controller of its own: it gets a view without that tree.
+    let crun = Command::new("unshare")
+        .args(["--mount", "sh", "-c", "umount -l /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"", "sh"])
+        .args(["crun", "--cgroup-manager=disabled", "--root"])
         .arg(host.dir.join("crun"))
         .arg("run")
         .arg("--bundle")
@@ -1064,7 +1117,25 @@ fn crun(host: &Host, script: &str) -> String {
 
 /// What our spec means in OCI words.
 fn config(root: &Path, script: &str) -> serde_json::Value {
-    let names: Vec<String> = ["CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"].iter().map(|n| format!("CAP_{n}")).collect();
+    let names: Vec<String> = [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FSETID",
+        "FOWNER",
+        "MKNOD",
+        "NET_RAW",
+        "SETGID",
+        "SETUID",
+        "SETFCAP",
+        "SETPCAP",
+        "NET_BIND_SERVICE",
+        "SYS_CHROOT",
+        "KILL",
+        "AUDIT_WRITE",
+    ]
+    .iter()
+    .map(|n| format!("CAP_{n}"))
+    .collect();
     let mount = |target: &str, kind: &str, options: &[&str]| serde_json::json!({"destination": target, "type": kind, "source": kind, "options": options});
     serde_json::json!({
         "ociVersion": "1.0.2",

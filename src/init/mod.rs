@@ -21,6 +21,7 @@ use nix::sys::prctl;
 use nix::sys::stat::Mode;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid};
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// What launch leaves to pid 1.
@@ -69,7 +70,6 @@ fn enter(spec: &Spec, root: OwnedFd, sources: Sources, log: OwnedFd) -> Result<P
         // The working directory was the last thing to be made.
         mounts::make_read_only(root.as_fd()).or_fail(|| "make the root file system read-only")?;
     }
-    setsid().or_fail(|| "start a session")?;
     stdio(&payload, log)?;
     Ok(payload)
 }
@@ -92,8 +92,11 @@ fn stdio(payload: &Payload, log: OwnedFd) -> Result<(), Failure> {
 
 /// Clones the payload and stays as its parent, with no more rights than that takes.
 fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
-    // Before the clone, so that no signal is lost between it and our first wait.
-    let cloned = pid1::block_all().and_then(|()| clone(CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None }));
+    // Before the clone, so that no signal is lost between it and our first wait; pid 1 is in no session of the host's.
+    let cloned = setsid()
+        .map_err(io::Error::from)
+        .and_then(|_| pid1::block_all())
+        .and_then(|()| clone(CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None }));
     let child = match cloned.or_fail(|| "clone the payload") {
         Ok(Cloned::Child) => give_up(conn, payload.exec(None)),
         Ok(Cloned::Parent(child)) => child.pid,

@@ -4,25 +4,23 @@ use super::process::Ended;
 use nix::libc;
 use std::io;
 
+/// Every signal, as the kernel counts them: 64 bits. The C library's own set leaves out those that it keeps for itself.
+static ALL: u64 = u64::MAX;
+
 /// Blocks every signal. A blocked signal stays pending even for a pid 1, to which the kernel otherwise drops whatever has its default action.
 pub fn block_all() -> io::Result<()> {
-    // SAFETY: the set is ours and filled before use; a null old set is allowed.
-    super::cvt(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const *full(), std::ptr::null_mut()) }.into()).map(|_| ())
-}
-
-fn full() -> Box<libc::sigset_t> {
-    // SAFETY: a signal set is plain bits, for which all zeroes is a value; sigfillset overwrites it.
-    let mut set: Box<libc::sigset_t> = Box::new(unsafe { std::mem::zeroed() });
-    // SAFETY: the set is ours.
-    unsafe { libc::sigfillset(&raw mut *set) };
-    set
+    let (null, size) = (std::ptr::null_mut::<u64>(), size_of::<u64>());
+    // SAFETY: reads one set of the stated size; a null old set is allowed.
+    super::cvt(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const ALL, null, size) }).map(|_| ())
 }
 
 /// Sleeps until a blocked signal is there, and takes it.
 pub fn next_signal() -> io::Result<i32> {
+    let null = std::ptr::null_mut::<u8>();
     loop {
-        // SAFETY: the set is ours; no siginfo is wanted.
-        match super::cvt(unsafe { libc::sigwaitinfo(&raw const *full(), std::ptr::null_mut()) }.into()) {
+        // SAFETY: reads one set of the stated size; neither a siginfo nor a timeout is given.
+        let ret = unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, &raw const ALL, null, null, size_of::<u64>()) };
+        match super::cvt(ret) {
             Ok(number) => return Ok(number as i32),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),

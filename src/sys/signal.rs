@@ -8,9 +8,12 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 /// Default disposition for every signal and an empty mask. Both survive exec, and Rust's runtime
 /// ignores SIGPIPE: without this a payload would never die of a closed pipe.
 pub fn reset() -> io::Result<()> {
+    // The kernel's own `struct sigaction`, at most 32 bytes long: all zeroes is the default action without flags. Asked of the kernel and not of the
+    // C library, which refuses the two or three signals that it keeps for itself; these may arrive ignored all the same.
+    let default = [0u64; 4];
     for number in 1..=64 {
-        // SAFETY: SIG_DFL installs no handler; numbers that cannot be set (KILL, STOP, the C library's own) answer EINVAL.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // SAFETY: the default action installs no handler; KILL and STOP answer EINVAL. No old action is wanted.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), size_of::<u64>()) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
