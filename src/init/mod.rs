@@ -4,15 +4,17 @@
 
 mod reap;
 
+use crate::cgroup::Group;
 use crate::container::fail::{OrFail, launch};
 use crate::container::mounts::{self, Sources};
 use crate::container::payload::{Payload, Wanted, give_up};
 use crate::container::{Spec, pivot};
-use crate::ipc::{Conn, Failure, ToLaunch};
+use crate::ipc::{Conn, Failure};
+use crate::launch::wait_for_go;
 use crate::manifest::Network;
 use crate::sys::limits::loopback_up;
 use crate::sys::pid1;
-use crate::sys::process::{CloneArgs, Cloned, clone, exit_now};
+use crate::sys::process::{CloneArgs, Cloned, clone};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
@@ -30,6 +32,8 @@ pub struct Start {
     pub spec: Spec,
     /// Its future root.
     pub root: OwnedFd,
+    /// Its cgroup group.
+    pub group: Group,
     /// The host's side of its mounts.
     pub sources: Sources,
     /// Where its output goes.
@@ -40,13 +44,9 @@ pub struct Start {
 
 /// Runs pid 1.
 pub fn main(conn: &Conn, start: Start) -> ! {
-    match conn.recv::<ToLaunch>() {
-        Ok(Some(ToLaunch::Go)) => {}
-        // Keeper did not record us, so we must not become a container.
-        _ => exit_now(0),
-    }
-    let Start { spec, root, sources, log, record } = start;
-    let payload = match enter(&spec, root, sources, log) {
+    let ready = wait_for_go(conn, &start.group);
+    let Start { spec, root, sources, log, record, .. } = start;
+    let payload = match ready.and_then(|()| enter(&spec, root, sources, log)) {
         Ok(payload) => payload,
         Err(failure) => give_up(conn, failure),
     };

@@ -1,20 +1,19 @@
 //! A further program in a running container.
 
-use super::{cgroup_failure, told};
+use super::{clone_into, told, wait_for_go};
+use crate::cgroup::Group;
 use crate::container::fail::{OrFail, launch};
 use crate::container::payload::{Payload, Wanted, give_up};
 use crate::container::{join_env, open_in};
-use crate::ipc::{Conn, ExecJob, Failure, FromLaunch, ToLaunch};
-use crate::sys::process::{Child, CloneArgs, Cloned, clone, exit_now};
+use crate::ipc::{Conn, ExecJob, Failure};
 use crate::sys::signal::{pidfd_open, pidfd_send};
 use crate::sys::{fd, pty};
 use nix::fcntl::{OFlag, open};
-use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// All namespaces of a container but the pid namespace, which a process can only be born into.
 const NAMESPACES: [(CloneFlags, &str); 5] = [
@@ -37,17 +36,13 @@ pub fn exec(conn: &Conn, job: ExecJob, fds: Vec<OwnedFd>) -> Result<(), Failure>
     let container = pidfd_open(job.pid).or_fail(|| format!("open process {}", job.pid))?;
     check_member(&job, &container)?;
     let stdio = stdio(&job, fds)?;
-    // The group first: the kernel answers EBUSY to a process of other namespaces that wants in later, and what we use counts as the container's.
-    job.layout.group(&job.group).attach(std::process::id() as i32).map_err(cgroup_failure)?;
     let namespaces = namespaces(job.pid)?;
     let (pid_namespace, others) = namespaces.split_last().ok_or_else(|| launch("cannot join: no namespaces"))?;
     setns(pid_namespace, CloneFlags::CLONE_NEWPID).or_fail(|| "join the pid namespace")?;
-    match clone(CloneArgs { flags: libc::CLONE_PARENT as u64, exit_signal: 0, cgroup: None }).or_fail(|| "clone into the container")? {
-        Cloned::Child => run(conn, &job, others, stdio),
-        Cloned::Parent(child) => match stdio.master {
-            Some(master) => told_with_terminal(conn, &child, master.as_fd()),
-            None => told(conn, child, Vec::new(), Ok(())),
-        },
+    let group = job.layout.group(&job.group);
+    match clone_into(&group, 0).or_fail(|| "clone into the container")? {
+        None => run(conn, &job, &group, others, stdio),
+        Some(child) => told(conn, &child, Vec::new(), stdio.master),
     }
 }
 
@@ -103,21 +98,14 @@ fn ptmx(pid: i32) -> Result<OwnedFd, Failure> {
     open(fd::proc_path(&place).as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(what)
 }
 
-fn told_with_terminal(conn: &Conn, child: &Child, master: BorrowedFd<'_>) -> Result<(), Failure> {
-    let message = FromLaunch::Cloned { pid: child.pid, missing: Vec::new() };
-    conn.send_with(&message, &[child.pidfd.as_fd(), master]).or_fail(|| "report the process")
-}
-
-fn run(conn: &Conn, job: &ExecJob, namespaces: &[OwnedFd], stdio: Stdio) -> ! {
-    match conn.recv::<ToLaunch>() {
-        Ok(Some(ToLaunch::Go)) => {}
-        // Keeper did not record us, so nobody may see us run.
-        _ => exit_now(0),
-    }
+/// In the clone. It is in the container's group before it joins any namespace, so what it uses counts as the container's; later, with
+/// the container's view of the cgroup tree, it could not get there.
+fn run(conn: &Conn, job: &ExecJob, group: &Group, namespaces: &[OwnedFd], stdio: Stdio) -> ! {
+    let ready = wait_for_go(conn, group);
     let Stdio { fds, master } = stdio;
     let terminal = master.is_some();
     drop(master);
-    let failure = match enter(job, namespaces, &fds, terminal) {
+    let failure = match ready.and_then(|()| enter(job, namespaces, &fds, terminal)) {
         Ok(payload) => payload.exec(terminal.then(|| fds[0].as_fd())),
         Err(failure) => failure,
     };

@@ -19,7 +19,6 @@ use crate::ipc::{Conn, Failure, FromLaunch, ToLaunch};
 use crate::manifest::{Mount, Network};
 use crate::protocol::Reason;
 use crate::sys::process::{Child, CloneArgs, Cloned, clone, exit_now};
-use crate::sys::signal::pidfd_send;
 use crate::sys::{fd, limits};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
@@ -29,7 +28,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Runs the role and ends the process: 0 when keeper has been told everything it will hear from us.
 pub fn main() -> ! {
@@ -89,10 +88,9 @@ fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<
     let missing = group.create(&spec.resources).map_err(cgroup_failure)?;
     let sources = Sources { null, binds, groups: views(wiring)? };
     let own_network = spec.network == Network::None;
-    let start = Start { spec, root, sources, log, record: record.into() };
     match clone_pid1(&group, own_network)? {
-        None => init::main(conn, start),
-        Some((child, attached)) => told(conn, child, missing, attached),
+        None => init::main(conn, Start { spec, root, group, sources, log, record: record.into() }),
+        Some(child) => told(conn, &child, missing, None),
     }
 }
 
@@ -125,43 +123,50 @@ fn views(wiring: &Wiring) -> Result<Vec<(String, Tree)>, Failure> {
     Ok(out)
 }
 
-/// Clones pid 1: `None` in it; its maker learns whether it could be put into its group.
+/// Clones pid 1: `None` in it.
 ///
 /// CLONE_PARENT makes it keeper's child, so keeper is told of its end by the kernel alone; it wants exit signal 0, or the answer is EINVAL. The cgroup
-/// namespace is not in the list: it shows the group of the moment it was made as its root, so pid 1 unshares it once attached.
-fn clone_pid1(group: &Group, own_network: bool) -> Result<Option<(Child, Result<(), Failure>)>, Failure> {
+/// namespace is not in the list: it shows the group of the moment it was made as its root, so pid 1 unshares it once it is in its group.
+fn clone_pid1(group: &Group, own_network: bool) -> Result<Option<Child>, Failure> {
     let network = if own_network { libc::CLONE_NEWNET } else { 0 };
-    let flags = (libc::CLONE_PARENT | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | network) as u64;
-    let dir = group.dir_fd().or_fail(|| "open the cgroup group")?;
-    if let Some(dir) = &dir {
-        match clone(CloneArgs { flags, exit_signal: 0, cgroup: Some(dir.as_fd()) }) {
-            Ok(Cloned::Child) => return Ok(None),
-            Ok(Cloned::Parent(child)) => return Ok(Some((child, Ok(())))),
-            // Older kernels, or a group that cannot be born into: the long way round.
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL | libc::EOPNOTSUPP | libc::EBUSY | libc::EACCES)
-                ) => {}
-            Err(e) => return Err(e).or_fail(|| "clone pid 1"),
-        }
-    }
-    match clone(CloneArgs { flags, exit_signal: 0, cgroup: None }).or_fail(|| "clone pid 1")? {
-        Cloned::Child => Ok(None),
-        Cloned::Parent(child) => {
-            let attached = group.attach(child.pid).map_err(cgroup_failure);
-            Ok(Some((child, attached)))
-        }
-    }
+    clone_into(group, libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | network).or_fail(|| "clone pid 1")
 }
 
-/// Keeper hears of the process even when it cannot be used: only keeper can reap it.
-fn told(conn: &Conn, child: Child, missing: Vec<(String, String)>, attached: Result<(), Failure>) -> Result<(), Failure> {
-    if attached.is_err() {
-        pidfd_send(&child.pidfd, libc::SIGKILL).or_fail(|| "kill pid 1")?;
+/// Clones a child of keeper's, born in the group where the kernel can do that; elsewhere the child joins by [`Group::attach_self`].
+fn clone_into(group: &Group, flags: i32) -> io::Result<Option<Child>> {
+    let flags = (libc::CLONE_PARENT | flags) as u64;
+    // Closed in the child as well when this function returns there.
+    let dir = group.unified_fd()?;
+    let born_there = clone(CloneArgs { flags, exit_signal: 0, cgroup: dir.as_ref().map(AsFd::as_fd) });
+    let cloned = match born_there {
+        // Kernels before 5.7, or a group that nobody can be born into.
+        Err(e) if dir.is_some() && refuses_birth(&e) => clone(CloneArgs { flags, exit_signal: 0, cgroup: None }),
+        other => other,
+    }?;
+    Ok(if let Cloned::Parent(child) = cloned { Some(child) } else { None })
+}
+
+fn refuses_birth(error: &io::Error) -> bool {
+    use libc::{E2BIG, EACCES, EBUSY, EINVAL, ENOSYS, EOPNOTSUPP};
+    matches!(error.raw_os_error(), Some(ENOSYS | E2BIG | EINVAL | EOPNOTSUPP | EBUSY | EACCES))
+}
+
+fn told(conn: &Conn, child: &Child, missing: Vec<(String, String)>, terminal: Option<OwnedFd>) -> Result<(), Failure> {
+    let fds: Vec<BorrowedFd<'_>> = std::iter::once(child.pidfd.as_fd()).chain(terminal.as_ref().map(AsFd::as_fd)).collect();
+    conn.send_with(&FromLaunch::Cloned { pid: child.pid, missing }, &fds).or_fail(|| "report the process")
+}
+
+/// The first thing that a clone does: joins what it was not born into, from inside, which is the cheap way on v1; then waits for keeper.
+///
+/// # Errors
+/// Why the group could not be joined; told after `Go`, since keeper takes nothing before it.
+pub(crate) fn wait_for_go(conn: &Conn, group: &Group) -> Result<(), Failure> {
+    let attached = group.attach_self().map_err(cgroup_failure);
+    match conn.recv::<ToLaunch>() {
+        Ok(Some(ToLaunch::Go)) => attached,
+        // Keeper did not record us, so nothing of the container may run.
+        _ => exit_now(0),
     }
-    conn.send_with(&FromLaunch::Cloned { pid: child.pid, missing }, &[child.pidfd.as_fd()]).or_fail(|| "report pid 1")?;
-    attached
 }
 
 fn cgroup_failure(error: cgroup::Error) -> Failure {
