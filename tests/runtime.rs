@@ -380,6 +380,18 @@ fn a_payload_without_handler_dies_of_the_signal_although_pid_1_would_not() {
 }
 
 #[test]
+fn a_signal_that_comes_before_the_payload_is_not_lost() {
+    let host = Host::new();
+    let mut c = host.clone(&shell("sleep 60")).unwrap();
+    c.signal(SIGTERM);
+    // All but KILL and STOP. What came before this, at the very first instructions, is the one thing that is lost.
+    assert!(within(|| status(c.pid(), "SigBlk") == "fffffffffffbfeff"), "{}", status(c.pid(), "SigBlk"));
+    c.signal(SIGTERM);
+    c.conn.send(&ToLaunch::Go).unwrap();
+    assert_eq!(c.finish().record.map(|r| r.ended), Some(Ended::Signal(15)));
+}
+
+#[test]
 fn orphans_are_reaped() {
     let host = Host::new();
     let mut c = host.start(&shell("for i in 1 2 3 4 5; do (sleep 0.05 &); done; sleep 0.5; ps -o stat,comm; echo done; sleep 60")).unwrap();
@@ -478,6 +490,23 @@ fn limits_that_the_kernel_lacks_are_reported_before_the_start() {
     let resources = Resources { memory_max: Some(16 << 20), pids_max: Some(32), ..Resources::default() };
     let c = host.clone(&Spec { resources, ..shell("true") }).unwrap();
     assert!(c.missing.iter().all(|(limit, _)| limit == "memory.high" || limit == "swap"), "{:?}", c.missing);
+}
+
+#[test]
+fn a_container_sees_its_own_memory_limit_and_cannot_change_it() {
+    let host = Host::new();
+    let resources = Resources { memory_max: Some(24 << 20), ..Resources::default() };
+    let script = "cd /sys/fs/cgroup; for f in memory/memory.limit_in_bytes memory.max; do [ -e $f ] && cat $f && echo 1 > $f; done 2>&1";
+    let out = host.run(&Spec { resources, ..shell(script) }).output;
+    assert!(out.starts_with(&format!("{}\n", 24 << 20)) && out.contains("Read-only file system"), "{out}");
+}
+
+#[test]
+fn an_allocation_beyond_the_limit_kills_the_payload_and_is_recorded() {
+    let host = Host::new();
+    let resources = Resources { memory_max: Some(16 << 20), swap_max: Some(0), ..Resources::default() };
+    let end = host.run(&Spec { resources, upper: 64 << 20, ..shell("exec dd if=/dev/zero of=/dev/null bs=40M count=1") });
+    assert_eq!(end.record.map(|r| r.ended), Some(Ended::Signal(9)));
 }
 
 // ---- what pid 1 and the payload are, from outside ----

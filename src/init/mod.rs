@@ -44,7 +44,9 @@ pub struct Start {
 
 /// Runs pid 1.
 pub fn main(conn: &Conn, start: Start) -> ! {
-    let ready = wait_for_go(conn, &start.group);
+    // From the start: to a pid 1, a signal with its default action is dropped unless blocked, and keeper may ask us to stop at any time. The payload
+    // unblocks all, and gets what waited.
+    let ready = pid1::block_all().or_fail(|| "block the signals").and_then(|()| wait_for_go(conn, &start.group));
     let Start { spec, root, sources, log, record, .. } = start;
     let payload = match ready.and_then(|()| enter(&spec, root, sources, log)) {
         Ok(payload) => payload,
@@ -93,10 +95,8 @@ fn stdio(payload: &Payload, log: OwnedFd) -> Result<(), Failure> {
 /// Clones the payload and stays as its parent, with no more rights than that takes.
 fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
     // Before the clone, so that no signal is lost between it and our first wait; pid 1 is in no session of the host's.
-    let cloned = setsid()
-        .map_err(io::Error::from)
-        .and_then(|_| pid1::block_all())
-        .and_then(|()| clone(CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None }));
+    let cloned =
+        setsid().map_err(io::Error::from).and_then(|_| clone(CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None }));
     let child = match cloned.or_fail(|| "clone the payload") {
         Ok(Cloned::Child) => give_up(conn, payload.exec(None)),
         Ok(Cloned::Parent(child)) => child.pid,

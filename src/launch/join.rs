@@ -52,7 +52,11 @@ fn check_member(job: &ExecJob, container: &OwnedFd) -> Result<(), Failure> {
     const MAX: usize = 64 * 1024;
     let path = format!("/proc/{}/cgroup", job.pid);
     let text = fd::read_file(&path, MAX).or_fail(|| format!("read {path}"))?;
-    let inside = |line: &str| line.splitn(3, ':').nth(2).is_some_and(|p| p.trim_start_matches('/').starts_with(&job.group));
+    // The group itself or one below it, not one whose name only begins alike.
+    let inside = |line: &str| {
+        let path = line.splitn(3, ':').nth(2).and_then(|p| p.strip_prefix('/')?.strip_prefix(job.group.as_str()));
+        path.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     pidfd_send(container, 0).or_fail(|| format!("find process {}", job.pid))?;
     if String::from_utf8_lossy(&text).lines().any(inside) {
         Ok(())

@@ -57,9 +57,13 @@ pub fn get() -> io::Result<Sets> {
     Ok(Sets { effective: whole(|h| h.effective), permitted: whole(|h| h.permitted), inheritable: whole(|h| h.inheritable) })
 }
 
-/// The bounding set: every number the kernel knows, also newer ones than ours; it answers EINVAL for others.
+/// The bounding set: every number that the kernel knows, also newer ones than ours. They have no gaps; behind the last it answers EINVAL.
 pub fn bounding() -> u64 {
-    (0..NUMBERS).filter(|n| prctl(libc::PR_CAPBSET_READ, (*n).into(), 0).is_ok_and(|r| r == 1)).fold(0, |set, n| set | 1 << n)
+    collect(|n| prctl(libc::PR_CAPBSET_READ, n.into(), 0))
+}
+
+fn collect(ask: impl Fn(u32) -> io::Result<libc::c_int>) -> u64 {
+    (0..NUMBERS).map_while(|n| Some((n, ask(n).ok()?))).fold(0, |set, (n, answer)| if answer == 1 { set | 1 << n } else { set })
 }
 
 /// Takes one capability from the bounding set; needs `CAP_SETPCAP`.
@@ -79,8 +83,7 @@ pub fn raise_ambient(number: u32) -> io::Result<()> {
 
 /// The ambient set.
 pub fn ambient() -> u64 {
-    let is_set = |n: &u32| prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as c_ulong, (*n).into()).is_ok_and(|r| r == 1);
-    (0..NUMBERS).filter(is_set).fold(0, |set, n| set | 1 << n)
+    collect(|n| prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as c_ulong, n.into()))
 }
 
 fn prctl(option: libc::c_int, a: c_ulong, b: c_ulong) -> io::Result<libc::c_int> {
