@@ -1,0 +1,56 @@
+//! How long a start takes, beside the floor and beside crun. Prints, and judges only what must hold on any machine.
+
+use crate::stand::{Host, spec};
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use wherry::sys::process::{Ended, Spawn, reap, spawn};
+
+const ROUNDS: u32 = 100;
+
+fn average(mut round: impl FnMut()) -> Duration {
+    round();
+    let start = Instant::now();
+    (0..ROUNDS).for_each(|_| round());
+    start.elapsed() / ROUNDS
+}
+
+/// Clone into the same namespaces, exec of the same program, exit: no mounts, no limits, no cgroup.
+fn floor() -> Duration {
+    let busybox: std::os::fd::OwnedFd = File::open("/bin/busybox").unwrap().into();
+    let argv = [CString::from(c"true")];
+    let flags =
+        nix::libc::CLONE_NEWNS | nix::libc::CLONE_NEWPID | nix::libc::CLONE_NEWIPC | nix::libc::CLONE_NEWUTS | nix::libc::CLONE_NEWNET;
+    average(|| {
+        let child = spawn(&Spawn { exe: busybox.as_fd(), argv: &argv, env: &[], fds: &[], flags }).unwrap();
+        assert_eq!(reap(child.pid).unwrap(), Ended::Code(0));
+    })
+}
+
+fn crun(host: &Host) -> Duration {
+    let bundle = host.dir.join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    fs::write(bundle.join("config.json"), crate::crun::config(host.layer(), "exec true").to_string()).unwrap();
+    let script = format!(
+        "umount -l /sys/fs/cgroup/unified 2>/dev/null; for i in $(seq {ROUNDS}); do crun --cgroup-manager=disabled --root {0}/crun run --bundle {0}/bundle bench-$$ || exit; done",
+        host.dir.display()
+    );
+    let start = Instant::now();
+    assert!(Command::new("unshare").args(["--mount", "sh", "-c", &script]).status().unwrap().success());
+    start.elapsed() / ROUNDS
+}
+
+#[test]
+#[ignore = "prints figures; wants a quiet machine and a release build in WHERRY_BIN"]
+fn start_to_exit_of_true() {
+    let host = Host::new();
+    let run = |init| average(|| assert_eq!(host.run(&wherry::container::Spec { init, ..spec(&["/bin/true"]) }).ended, Ended::Code(0)));
+    let (floor, with, without, crun) = (floor(), run(true), run(false), crun(&host));
+    println!("floor (clone into the namespaces, exec) {floor:?}");
+    println!("launch, own pid 1                       {with:?}");
+    println!("launch, payload as pid 1                {without:?}");
+    println!("crun, without cgroups                   {crun:?}");
+    assert!(with < crun, "a start must be cheaper than crun's");
+}

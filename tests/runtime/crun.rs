@@ -1,0 +1,125 @@
+//! The same questions to crun.
+
+use crate::stand::{Host, shell};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use wherry::container::Spec;
+use wherry::manifest::Seccomp;
+
+/// Each with the shell commands that answer it. `/dev/core`, a link to the masked `/proc/kcore`, is crun's alone.
+const QUESTIONS: [(&str, &str); 14] = [
+    ("capabilities", "grep ^Cap /proc/self/status"),
+    ("privileges", "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status"),
+    ("signals", "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status"),
+    ("devices", "cd /dev; ls -1 | grep -vx core; stat -c '%n %F %t:%T %a %u:%g' null zero full random urandom tty pts/ptmx"),
+    (
+        "masked",
+        "for p in kcore keys latency_stats timer_list sched_debug; do [ -e /proc/$p ] && stat -c '%n %t:%T' /proc/$p; done; for p in /proc/acpi /proc/scsi /sys/firmware; do [ -e $p ] && ls $p | wc -l; done",
+    ),
+    ("read-only", "for p in bus fs irq sys; do touch /proc/$p/x 2>&1; done; echo x 2>&1 > /proc/sysrq-trigger; touch /sys/x 2>&1"),
+    ("mounts", "cut -d' ' -f2,3 /proc/self/mounts | grep -E '^/(proc|sys|dev|dev/(pts|shm|mqueue)) ' | sort"),
+    ("mount options", "cut -d' ' -f2,4 /proc/self/mounts | grep -E '^/(proc|sys|dev/(pts|shm|mqueue)) ' | cut -d, -f1-4 | sort"),
+    ("identity", "id; pwd; hostname; echo $HOME $PATH"),
+    ("descriptors", "ls /proc/self/fd | wc -l"),
+    ("umask", "umask"),
+    ("limits", "ulimit -c; cat /proc/self/oom_score_adj"),
+    ("processes", "echo $$; [ $(ls -d /proc/[0-9]* | wc -l) -lt 8 ] && echo few"),
+    ("network", "ls /sys/class/net; cat /sys/class/net/lo/flags"),
+];
+
+/// Where the two differ, and why we are right.
+const DIFFERENCES: [(&str, &str); 1] =
+    [("signals", "crun hands down real-time signals that its caller ignored; ours start with the default action")];
+
+#[test]
+fn crun_answers_the_same_questions_alike() {
+    let host = Host::new();
+    // crun mounts over these and makes them in the image if missing, so both get the same image.
+    for dir in ["proc", "sys", "dev"] {
+        fs::create_dir(host.layer().join(dir)).unwrap();
+    }
+    let script: String = QUESTIONS.iter().map(|(name, ask)| format!("echo '## {name}'\n({ask}) 2>&1\n")).collect();
+    let ours = host.run(&Spec { init: false, seccomp: Seccomp::Unconfined, ..shell(&script) }).output;
+    let theirs = crun(&host, &script);
+    let (ours, theirs) = (answers(&ours), answers(&theirs));
+    let known = |name: &str| DIFFERENCES.iter().any(|(n, _)| *n == name);
+    let different: Vec<_> =
+        QUESTIONS.iter().map(|(name, _)| (name, ours.get(name), theirs.get(name))).filter(|(_, a, b)| a.is_none() || a != b).collect();
+    let unexplained: Vec<_> = different.iter().filter(|(name, ..)| !known(name)).collect();
+    assert!(unexplained.is_empty(), "question, ours, theirs: {unexplained:#?}");
+}
+
+fn answers(text: &str) -> std::collections::BTreeMap<&str, &str> {
+    text.split("## ").filter_map(|part| part.split_once('\n')).collect()
+}
+
+fn crun(host: &Host, script: &str) -> String {
+    let bundle = host.dir.join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    fs::write(bundle.join("config.json"), config(host.layer(), script).to_string()).unwrap();
+    let id = format!("wherry-rt-{}", std::process::id());
+    // crun refuses a hybrid whose v2 tree has a controller of its own: it gets a view without that tree.
+    let crun = Command::new("unshare")
+        .args(["--mount", "sh", "-c", "umount -l /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"", "sh"])
+        .args(["crun", "--cgroup-manager=disabled", "--root"])
+        .arg(host.dir.join("crun"))
+        .arg("run")
+        .arg("--bundle")
+        .arg(&bundle)
+        .arg(&id)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("crun must be installed");
+    assert!(crun.status.success(), "{}", String::from_utf8_lossy(&crun.stderr));
+    String::from_utf8(crun.stdout).unwrap()
+}
+
+/// What our spec means in OCI words.
+pub fn config(root: &Path, script: &str) -> serde_json::Value {
+    let names: Vec<String> = [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FSETID",
+        "FOWNER",
+        "MKNOD",
+        "NET_RAW",
+        "SETGID",
+        "SETUID",
+        "SETFCAP",
+        "SETPCAP",
+        "NET_BIND_SERVICE",
+        "SYS_CHROOT",
+        "KILL",
+        "AUDIT_WRITE",
+    ]
+    .iter()
+    .map(|n| format!("CAP_{n}"))
+    .collect();
+    let mount = |target: &str, kind: &str, options: &[&str]| serde_json::json!({"destination": target, "type": kind, "source": kind, "options": options});
+    serde_json::json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": root, "readonly": false},
+        "hostname": "box",
+        "process": {
+            "terminal": false, "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/bin/sh", "-c", script],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "HOSTNAME=box"],
+            "noNewPrivileges": true, "oomScoreAdj": 0,
+            "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+            "capabilities": {"bounding": names, "effective": names, "permitted": names},
+        },
+        "mounts": [
+            mount("/proc", "proc", &["nosuid", "nodev", "noexec"]),
+            mount("/dev", "tmpfs", &["nosuid", "noexec", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount("/dev/shm", "tmpfs", &["nosuid", "nodev", "noexec", "mode=1777"]),
+            mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"]),
+            mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"]),
+        ],
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}, {"type": "cgroup"}],
+            "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware", "/sys/devices/virtual/powercap"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    })
+}
