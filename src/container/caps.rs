@@ -38,14 +38,15 @@ pub fn adjusted(add: &[Capability], drop: &[Capability]) -> u64 {
     (default_set() & !bits(drop)) | bits(add)
 }
 
-/// Empties the bounding set except for `keep`. Everything that the kernel knows is walked, not what this program knows: an unknown
-/// newer capability would stay otherwise. Needs `CAP_SETPCAP`, so it comes before the other sets shrink.
-pub fn bound(keep: u64) -> Result<(), Failure> {
-    let surplus = raw::bounding() & !keep;
-    for number in (0..raw::NUMBERS).filter(|n| surplus & (1 << n) != 0) {
+/// Empties the bounding set except for `keep`, and answers what is left: a later [`settle`] can keep no more. Everything that the kernel knows
+/// is walked, not what this program knows: an unknown newer capability would stay otherwise. Needs `CAP_SETPCAP`, so it comes before the
+/// other sets shrink.
+pub fn bound(keep: u64) -> Result<u64, Failure> {
+    let all = raw::bounding();
+    for number in (0..raw::NUMBERS).filter(|n| all & !keep & (1 << n) != 0) {
         raw::drop_bounding(number).or_fail(|| format!("drop capability {number} from the bounding set"))?;
     }
-    Ok(())
+    Ok(all & keep)
 }
 
 /// Sets permitted and effective to `keep`, inheritable and ambient to `ambient`, and looks whether the kernel did so.
@@ -53,18 +54,18 @@ pub fn bound(keep: u64) -> Result<(), Failure> {
 /// Root keeps nothing inheritable: a filled inheritable set gives file capabilities to programs that should have none (CVE-2022-24769).
 /// For any other user, ambient is the only way through exec under no_new_privs, and it wants the same bits inheritable.
 pub fn settle(keep: u64, ambient: u64) -> Result<(), Failure> {
-    let known = raw::bounding();
-    let wanted = Sets { effective: keep & known, permitted: keep & known, inheritable: ambient & known };
+    let wanted = Sets { effective: keep, permitted: keep, inheritable: ambient };
     raw::clear_ambient().or_fail(|| "clear the ambient capabilities")?;
     raw::set(wanted).or_fail(|| "set the capabilities")?;
-    for number in (0..raw::NUMBERS).filter(|n| ambient & known & (1 << n) != 0) {
+    for number in (0..raw::NUMBERS).filter(|n| ambient & (1 << n) != 0) {
         raw::raise_ambient(number).or_fail(|| format!("raise ambient capability {number}"))?;
     }
     let found = raw::get().or_fail(|| "read the capabilities back")?;
-    if found != wanted || raw::ambient() != ambient & known {
-        return Err(launch(format!("cannot reduce the capabilities: wanted {wanted:x?}, the kernel has {found:x?}")));
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(launch(format!("cannot reduce the capabilities: wanted {wanted:x?}, the kernel has {found:x?}")))
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -101,12 +101,12 @@ impl Payload {
         rlimits(&self.rlimits)?;
         self.enter_workdir()?;
         // The bounding set shrinks while CAP_SETPCAP is there.
-        caps::bound(self.capabilities)?;
+        let left = caps::bound(self.capabilities)?;
         if !self.no_new_privileges {
             // Without no_new_privs a filter wants CAP_SYS_ADMIN, so it comes before that goes. It must let the rest of these steps pass; the built-in does.
             self.load_filter()?;
         }
-        self.become_user()?;
+        self.become_user(left)?;
         umask(Mode::from_bits_truncate(0o022));
         // A forwarded signal that waited until now is delivered here.
         sys::signal::reset().or_fail(|| "reset the signals")?;
@@ -132,7 +132,7 @@ impl Payload {
     }
 
     /// Groups before user (only root may set them), capabilities kept across the change of user, then set for good.
-    fn become_user(&self) -> Result<(), Failure> {
+    fn become_user(&self, bound: u64) -> Result<(), Failure> {
         let who = &self.person;
         prctl::set_keepcaps(true).or_fail(|| "keep capabilities")?;
         let groups: Vec<Gid> = who.groups.iter().copied().map(Gid::from_raw).collect();
@@ -141,7 +141,8 @@ impl Payload {
         setresgid(gid, gid, gid).or_fail(|| format!("become group {gid}"))?;
         setresuid(uid, uid, uid).or_fail(|| format!("become user {uid}"))?;
         prctl::set_keepcaps(false).or_fail(|| "stop keeping capabilities")?;
-        if uid.is_root() { caps::settle(self.capabilities, 0) } else { caps::settle(self.ambient, self.ambient) }
+        let ambient = self.ambient & bound;
+        if uid.is_root() { caps::settle(bound, 0) } else { caps::settle(ambient, ambient) }
     }
 
     fn load_filter(&self) -> Result<(), Failure> {

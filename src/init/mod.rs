@@ -8,7 +8,7 @@ use crate::cgroup::Group;
 use crate::container::fail::{OrFail, launch};
 use crate::container::mounts::{self, Sources};
 use crate::container::payload::{Payload, Wanted, give_up};
-use crate::container::{Spec, pivot};
+use crate::container::{Spec, caps, pivot};
 use crate::ipc::{Conn, Failure};
 use crate::launch::wait_for_go;
 use crate::manifest::Network;
@@ -113,8 +113,8 @@ fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
 fn confine() -> Result<(), Failure> {
     const CAP_KILL: u64 = 1 << 5;
     prctl::set_name(c"wherry-init").or_fail(|| "name pid 1")?;
-    crate::container::caps::bound(CAP_KILL)?;
-    crate::container::caps::settle(CAP_KILL, 0)?;
+    let left = caps::bound(CAP_KILL)?;
+    caps::settle(left, 0)?;
     prctl::set_no_new_privs().or_fail(|| "set no_new_privs")?;
     if prctl::get_dumpable().or_fail(|| "ask whether pid 1 is dumpable")? {
         return Err(launch("cannot confine pid 1: it is dumpable"));

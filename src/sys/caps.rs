@@ -59,11 +59,8 @@ pub fn get() -> io::Result<Sets> {
 
 /// The bounding set: every number that the kernel knows, also newer ones than ours. They have no gaps; behind the last it answers EINVAL.
 pub fn bounding() -> u64 {
-    collect(|n| prctl(libc::PR_CAPBSET_READ, n.into(), 0))
-}
-
-fn collect(ask: impl Fn(u32) -> io::Result<libc::c_int>) -> u64 {
-    (0..NUMBERS).map_while(|n| Some((n, ask(n).ok()?))).fold(0, |set, (n, answer)| if answer == 1 { set | 1 << n } else { set })
+    let known = (0..NUMBERS).map_while(|n| Some((n, prctl(libc::PR_CAPBSET_READ, n.into(), 0).ok()?)));
+    known.fold(0, |set, (n, answer)| if answer == 1 { set | 1 << n } else { set })
 }
 
 /// Takes one capability from the bounding set; needs `CAP_SETPCAP`.
@@ -79,11 +76,6 @@ pub fn clear_ambient() -> io::Result<()> {
 /// Adds to the ambient set one that is permitted and inheritable.
 pub fn raise_ambient(number: u32) -> io::Result<()> {
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as c_ulong, number.into()).map(|_| ())
-}
-
-/// The ambient set.
-pub fn ambient() -> u64 {
-    collect(|n| prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as c_ulong, n.into()))
 }
 
 fn prctl(option: libc::c_int, a: c_ulong, b: c_ulong) -> io::Result<libc::c_int> {
