@@ -43,6 +43,18 @@ fn crun(host: &Host) -> Duration {
 }
 
 #[test]
+#[ignore = "prints a figure; wants a release build in WHERRY_BIN"]
+fn memory_of_our_pid_1() {
+    let host = Host::new();
+    let mut c = host.start(&crate::stand::shell("echo ready; exec sleep 60")).unwrap();
+    c.expect("ready");
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", c.pid())).unwrap();
+    for field in ["Rss:", "Pss:", "Private_Dirty:"] {
+        println!("{}", rollup.lines().find(|l| l.starts_with(field)).unwrap());
+    }
+}
+
+#[test]
 #[ignore = "prints figures; wants a quiet machine and a release build in WHERRY_BIN"]
 fn start_to_exit_of_true() {
     let host = Host::new();

@@ -98,3 +98,15 @@ fn a_child_can_be_born_into_a_group_of_the_v2_tree_alone() {
     let (ended, out) = c.exec(&shell(""), args(&["cat", "/proc/self/cgroup"])).unwrap();
     assert!(ended == Ended::Code(0) && out.contains("0::/\n"), "{out}");
 }
+
+#[test]
+fn a_container_joins_its_v1_groups_where_there_is_no_v2_tree() {
+    let mut host = Host::new();
+    if host.layout.v1.is_empty() {
+        return;
+    }
+    host.layout.unified = None;
+    let mut c = host.start(&shell("grep -c ':memory:/$' /proc/self/cgroup; echo ready; exec sleep 60")).unwrap();
+    c.expect("1\nready");
+    assert!(host.layout.group(&host.group).pids().contains(&c.pid()));
+}
