@@ -94,7 +94,7 @@ fn stdio(payload: &Payload, log: OwnedFd) -> Result<(), Failure> {
 
 /// Clones the payload and stays as its parent, with no more rights than that takes.
 fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
-    // Before the clone, so that no signal is lost between it and our first wait; pid 1 is in no session of the host's.
+    // Pid 1 is in no session of the host's either.
     let cloned =
         setsid().map_err(io::Error::from).and_then(|_| clone(CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None }));
     let child = match cloned.or_fail(|| "clone the payload") {

@@ -106,9 +106,14 @@ fn binds(wanted: &[Mount]) -> Result<Vec<Tree>, Failure> {
 
 /// The container's group in each hierarchy, under the name by which programs look for it.
 fn views(wiring: &Wiring) -> Result<Vec<(String, Tree)>, Failure> {
-    let mut points: Vec<&str> = wiring.layout.v1.iter().map(|(_, point)| point.as_str()).collect();
-    points.dedup();
-    points.extend(wiring.layout.unified.as_deref());
+    let all = wiring.layout.v1.iter().map(|(_, point)| point.as_str()).chain(wiring.layout.unified.as_deref());
+    // Two controllers may share one mount.
+    let points = all.fold(Vec::new(), |mut seen: Vec<&str>, point| {
+        if !seen.contains(&point) {
+            seen.push(point);
+        }
+        seen
+    });
     let mut out = Vec::new();
     for point in &points {
         let path = format!("{point}/{}", wiring.group);
