@@ -114,12 +114,12 @@ pub fn reason(e: &std::io::Error) -> String {
     }
 }
 
-/// Prints the error, if any, as `wherry: message` and `  hint: …`, and turns the result into the exit code of the process.
+/// Prints the error, if any, and turns the result into the exit code of the process.
 pub fn conclude(result: Result<u8, Error>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            print(&e);
+            report(&e);
             ExitCode::from(e.code as u8)
         }
     }
@@ -136,7 +136,8 @@ impl From<String> for Error {
     }
 }
 
-fn print(e: &Error) {
+/// Prints the error as `wherry: message` and `  hint: …`.
+pub fn report(e: &Error) {
     if e.is_closed() {
         return;
     }

@@ -20,17 +20,17 @@ pub fn apply(call: &Call) -> Result<u8, Error> {
     steps.follow(&keeper, &what, call.has("no-wait"))
 }
 
-/// Refuses here what keeper would refuse, so that the first fault costs no round trip.
+/// Refuses here what keeper would refuse, so that a fault costs no round trip.
 pub fn check(what: &str, payload: &[u8]) -> Result<(), Error> {
-    match document::examine(payload) {
-        Ok(Kind::Manifest | Kind::Envelope) => Ok(()),
-        Ok(Kind::Settings) => Err(Error::new(Code::BadData, format!("{what}: these are settings, not a manifest"))
-            .hint("settings are read by keeper at its start from /etc/wherry/settings.json")),
-        Err(faults) => {
-            let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
-            Err(Error::new(Code::BadData, format!("{what}: {}{more}", faults[0])).hint("`wherry validate FILE` shows every fault"))
-        }
+    let (kind, faults) = document::examine(payload);
+    if kind == Kind::Settings {
+        return Err(Error::new(Code::BadData, format!("{what}: these are settings, not a manifest"))
+            .hint("keeper reads settings at its start, from /etc/wherry/settings.json"));
     }
+    let Some(first) = faults.0.first().filter(|_| faults.is_refusal()) else { return Ok(()) };
+    let more = if faults.0.len() > 1 { format!(", and {} more", faults.0.len() - 1) } else { String::new() };
+    Err(Error::new(Code::BadData, format!("{what}: {} ({}){more}", first.sentence(), first.reason))
+        .hint("`wherry validate` shows every fault with its place"))
 }
 
 /// `wherry rm [--volumes] APP`.

@@ -308,9 +308,9 @@ fn calls() -> Vec<Fact> {
         (Syscall::MemfdCreate, "memfd_create", true, "3.17", "wherry cannot seal itself against containers"),
         (Syscall::Openat2, "openat2", true, "5.6", "paths in images cannot be resolved safely"),
         (Syscall::CloseRange, "close_range", false, "5.9", "descriptors are closed one by one"),
-        (Syscall::Fsopen, "fsopen", false, "5.2", "older mount calls are used"),
-        (Syscall::OpenTree, "open_tree", false, "5.2", "older mount calls are used"),
-        (Syscall::MoveMount, "move_mount", false, "5.2", "older mount calls are used"),
+        (Syscall::Fsopen, "fsopen", true, "5.2", "nothing can be mounted"),
+        (Syscall::OpenTree, "open_tree", true, "5.2", "nothing can be mounted"),
+        (Syscall::MoveMount, "move_mount", true, "5.2", "nothing can be mounted"),
         (Syscall::MountSetattr, "mount_setattr", false, "5.12", "read-only is set mount by mount, no idmapped layers"),
     ]
     .into_iter()

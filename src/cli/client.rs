@@ -117,6 +117,7 @@ fn unreadable(e: &io::Error) -> Error {
 pub fn code(reason: Reason) -> Code {
     match reason {
         Reason::Malformed | Reason::UnknownField | Reason::BadValue | Reason::Oversize | Reason::Unsupported => Code::BadData,
+        Reason::Policy => Code::NoPermission,
         Reason::ImageMissing => Code::NoInput,
         Reason::Io => Code::Io,
         Reason::Internal => Code::Internal,

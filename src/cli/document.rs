@@ -1,20 +1,17 @@
 //! Documents from files: read within bounds, recognised by content, checked.
 
+use crate::config;
 use crate::exit::{Code, Error};
+use crate::manifest::{self, Faults, MAX_PAYLOAD};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::Path;
-
-/// Largest document in bytes, as on the wire.
-pub const MAX: usize = 32 * 1024;
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A manifest or tombstone.
     Manifest,
-    /// A signed envelope around one.
-    Envelope,
     /// The device's settings.
     Settings,
 }
@@ -24,7 +21,6 @@ impl Kind {
     pub fn word(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
-            Self::Envelope => "envelope",
             Self::Settings => "settings",
         }
     }
@@ -33,10 +29,13 @@ impl Kind {
 /// Reads a file, or standard input for `-`. `verb` begins the error.
 pub fn read(verb: &str, file: &OsStr) -> Result<Vec<u8>, Error> {
     let what = format!("cannot {verb} {}", shown(file));
-    let answer =
-        if file == "-" { crate::sys::fd::read_to_end(std::io::stdin(), MAX) } else { crate::sys::fd::read_file(Path::new(file), MAX) };
+    let answer = if file == "-" {
+        crate::sys::fd::read_to_end(std::io::stdin(), MAX_PAYLOAD)
+    } else {
+        crate::sys::fd::read_file(Path::new(file), MAX_PAYLOAD)
+    };
     answer.map_err(|e| match e.kind() {
-        std::io::ErrorKind::FileTooLarge => Error::new(Code::BadData, format!("{what}: larger than {} KiB", MAX / 1024))
+        std::io::ErrorKind::FileTooLarge => Error::new(Code::BadData, format!("{what}: larger than {} KiB", MAX_PAYLOAD / 1024))
             .hint("large content belongs in an image or a bind mount"),
         _ => Error::io(what, &e),
     })
@@ -47,17 +46,25 @@ pub fn shown(file: &OsStr) -> String {
     if file == "-" { "standard input".into() } else { file.to_string_lossy().into_owned() }
 }
 
-/// Says what the document is, or what is wrong with it: one fault on each line.
-pub fn examine(bytes: &[u8]) -> Result<Kind, Vec<String>> {
-    let text = std::str::from_utf8(bytes).map_err(|e| vec![format!("not UTF-8 at byte {}", e.valid_up_to())])?;
-    let value: Value = serde_json::from_str(text).map_err(|e| vec![format!("not JSON: {e}")])?;
-    let Value::Object(top) = &value else { return Err(vec!["must be a JSON object".into()]) };
-    match () {
-        () if top.contains_key("signatures") => Ok(Kind::Envelope),
-        () if top.contains_key("app") || top.contains_key("containers") => Ok(Kind::Manifest),
-        () if top.contains_key("device") || top.contains_key("brokers") => Ok(Kind::Settings),
-        () => Err(vec!["neither a manifest (it would have \"app\") nor settings (they would have \"device\")".into()]),
+/// What the document is, and all that is wrong with it. Warnings alone do not make it bad.
+pub fn examine(bytes: &[u8]) -> (Kind, Faults) {
+    match kind(bytes) {
+        Kind::Manifest => (Kind::Manifest, manifest::check(bytes).1),
+        Kind::Settings => (Kind::Settings, config::parse(bytes).err().unwrap_or_default()),
     }
+}
+
+/// By its top-level names. What has none of either, and what is no JSON at all, counts as a manifest: its faults say so.
+fn kind(bytes: &[u8]) -> Kind {
+    let names = |bytes: &[u8]| match serde_json::from_slice(bytes) {
+        Ok(Value::Object(top)) => top.into_iter().map(|(name, _)| name).collect(),
+        _ => Vec::new(),
+    };
+    let given = names(bytes);
+    let of_settings = names(config::example().as_bytes());
+    let is_settings =
+        given.iter().any(|n| of_settings.contains(n)) && !given.iter().any(|n| ["wherry", "app", "containers"].contains(&n.as_str()));
+    if is_settings { Kind::Settings } else { Kind::Manifest }
 }
 
 #[cfg(test)]
@@ -66,19 +73,28 @@ mod tests {
 
     #[test]
     fn a_document_is_recognised_by_its_content() {
-        for (text, kind) in [
+        for (text, expected) in [
             (r#"{"wherry":1,"app":"a","containers":{}}"#, Kind::Manifest),
-            (r#"{"payload":"","type":"desired","signatures":[]}"#, Kind::Envelope),
+            (r#"{"wherry":1,"app":"a","remove":true}"#, Kind::Manifest),
             (r#"{"device":"r1"}"#, Kind::Settings),
+            (r#"{"brokers":[],"typo":1}"#, Kind::Settings),
+            ("{}", Kind::Manifest),
+            ("[", Kind::Manifest),
         ] {
-            assert_eq!(examine(text.as_bytes()), Ok(kind), "{text}");
+            assert_eq!(kind(text.as_bytes()), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_settings_that_name_every_field_are_settings() {
+        let (kind, faults) = examine(config::example().as_bytes());
+        assert!(kind == Kind::Settings && !faults.is_refusal(), "{faults}");
     }
 
     #[test]
     fn what_is_no_document_is_refused() {
         for bytes in [&b""[..], b"{", b"[]", b"{}", b"\xff{}", b"1", b"{\"a\":1}"] {
-            assert!(examine(bytes).is_err(), "{bytes:?}");
+            assert!(examine(bytes).1.is_refusal(), "{bytes:?}");
         }
     }
 }

@@ -164,7 +164,7 @@ impl Job<'_> {
             match self.next(&[&keeper])? {
                 Event::Signal(signal) => return self.interrupted(signal),
                 Event::Answer(_) => match keeper.next()? {
-                    Reply::Ack(ack) if ack.state.is_terminal() => break ack,
+                    Reply::Ack(ack) if ack.state.is_terminal() || ack.state == State::Held => break ack,
                     Reply::Ack(_) => {}
                     _ => return Err(unexpected("run")),
                 },
@@ -173,7 +173,8 @@ impl Job<'_> {
         if !has_run(&ack) {
             // The reason of the failed start matters more than that of a failed removal.
             let _ = self.forget();
-            return verdict(&self.what, &ack);
+            verdict(&self.what, &ack)?;
+            return Err(Error::new(Code::Failed, format!("{}: {}", self.what, ack.state)));
         }
         if self.call.has("detach") {
             let app = &self.scope.app;

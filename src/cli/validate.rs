@@ -1,48 +1,60 @@
 //! `validate` and `schema`: no keeper needed.
 
 use super::args::Call;
-use super::{document, print};
-use crate::exit::{Code, Error, visible};
+use super::document::{self, Kind};
+use super::print;
+use crate::exit::{self, Code, Error, visible};
+use crate::manifest::Faults;
 use serde_json::json;
+use std::ffi::OsStr;
 
-/// `wherry validate FILE...`: all files are looked at, the first error gives the exit code.
+/// `wherry validate FILE...`: every file is looked at; the first that is bad gives the exit code.
 pub fn validate(call: &Call) -> Result<u8, Error> {
     let mut code = Code::Ok;
     for file in &call.operands {
-        let shown = document::shown(file);
-        let (verdict, found) = match document::read("validate", file) {
-            Err(e) => (Err(vec![e.to_string()]), e.code()),
-            Ok(bytes) => match document::examine(&bytes) {
-                Ok(kind) => (Ok(kind), Code::Ok),
-                Err(faults) => (Err(faults), Code::BadData),
-            },
-        };
+        let found = one(file, call.json())?;
         if code == Code::Ok {
             code = found;
-        }
-        if call.json() {
-            let kind = verdict.as_ref().ok().map(|k| k.word());
-            print::json(&json!({"file": shown, "kind": kind, "valid": verdict.is_ok(), "faults": verdict.err().unwrap_or_default()}))?;
-        } else {
-            print::bytes(lines(&shown, &verdict).as_bytes())?;
         }
     }
     Ok(code as u8)
 }
 
-fn lines(file: &str, verdict: &Result<document::Kind, Vec<String>>) -> String {
-    match verdict {
-        Ok(kind) => format!("{}: good {}\n", visible(file), kind.word()),
-        Err(faults) => faults.iter().map(|f| format!("{}: {}\n", visible(file), visible_lines(f))).collect(),
+fn one(file: &OsStr, as_json: bool) -> Result<Code, Error> {
+    let shown = document::shown(file);
+    let bytes = match document::read("validate", file) {
+        Ok(bytes) => bytes,
+        Err(e) => {
+            if as_json {
+                print::json(&json!({"file": shown, "valid": false, "error": e.to_string()}))?;
+            }
+            exit::report(&e);
+            return Ok(e.code());
+        }
+    };
+    let (kind, faults) = document::examine(&bytes);
+    let good = !faults.is_refusal();
+    if as_json {
+        print::json(&json!({"file": shown, "kind": kind.word(), "valid": good, "faults": faults}))?;
+    } else {
+        print::bytes(text(&shown, kind, &faults).as_bytes())?;
     }
+    Ok(if good { Code::Ok } else { Code::BadData })
 }
 
-/// A fault may show an excerpt on lines of its own.
-fn visible_lines(text: &str) -> String {
-    text.lines().map(visible).collect::<Vec<_>>().join("\n")
+fn text(file: &str, kind: Kind, faults: &Faults) -> String {
+    let file = visible(file);
+    // A fault has an excerpt on lines of its own; what these quote comes from the file.
+    let lines = |fault: &crate::manifest::Fault| fault.to_string().lines().map(|l| format!("{}\n", visible(l))).collect::<String>();
+    let mut out: String = faults.0.iter().map(|fault| format!("{file}: {}", lines(fault))).collect();
+    if !faults.is_refusal() {
+        out.push_str(&format!("{file}: good {}\n", kind.word()));
+    }
+    out
 }
 
 /// `wherry schema`.
 pub fn schema(_: &Call) -> Result<u8, Error> {
-    Err(Error::new(Code::Internal, "cannot print the schema: it is not part of this program"))
+    print::line(crate::manifest::schema().trim_end())?;
+    Ok(0)
 }
