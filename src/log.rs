@@ -7,6 +7,9 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 use std::time::Duration;
 
+/// Where the system log listens (syslog(3)).
+const SYSTEM_LOG: &str = "/dev/log";
+
 /// Longest line in bytes; the rest is cut off.
 const MAX_LINE: usize = 1024;
 
@@ -20,7 +23,7 @@ pub const LEVEL: &str = "WHERRY_LOG";
 /// `settings`, else it is `info`. Later calls change nothing.
 pub fn init(role: &'static str, settings: Option<LevelFilter>) {
     let level = std::env::var(LEVEL).ok().and_then(|word| word.parse().ok()).or(settings).unwrap_or(LevelFilter::Info);
-    let sink = Sink { role, system: system_log(), last: Mutex::new(Repeats::default()) };
+    let sink = Sink { role, system: system_log(), path: SYSTEM_LOG, last: Mutex::new(Repeats::default()) };
     if log::set_boxed_logger(Box::new(sink)).is_ok() {
         log::set_max_level(level);
     }
@@ -30,6 +33,7 @@ struct Sink {
     role: &'static str,
     /// `None`: standard error.
     system: Option<UnixDatagram>,
+    path: &'static str,
     last: Mutex<Repeats>,
 }
 
@@ -41,7 +45,6 @@ fn system_log() -> Option<UnixDatagram> {
         return None;
     }
     let socket = UnixDatagram::unbound().ok()?;
-    socket.connect("/dev/log").ok()?;
     // A system log that does not read must not stop us.
     socket.set_nonblocking(true).ok()?;
     Some(socket)
@@ -70,7 +73,11 @@ impl Sink {
     // A log that cannot be written is no reason to fail, and there is no place left to say so.
     fn write(&self, level: Level, text: &str) {
         let _ = match &self.system {
-            Some(socket) => socket.send(format!("<{}>wherry[{}]: {text}", priority(level), std::process::id()).as_bytes()).map(|_| ()),
+            // By name each time: the system log may have been started again.
+            Some(socket) => {
+                let packet = format!("<{}>wherry[{}]: {text}", priority(level), std::process::id());
+                socket.send_to(packet.as_bytes(), self.path).map(|_| ())
+            }
             None => std::io::stderr().write_all(format!("{text}\n").as_bytes()),
         };
     }
@@ -153,6 +160,26 @@ mod tests {
         let long = "é".repeat(MAX_LINE);
         let text = line("keeper", &Record::builder().level(Level::Warn).args(format_args!("a\n{long}")).build());
         assert!(text.starts_with("keeper: warning: a é") && text.len() <= MAX_LINE && !text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn a_line_for_the_system_log_has_priority_and_process() {
+        let path: &'static str = format!("{}/wherry-log-{}", std::env::temp_dir().display(), std::process::id()).leak();
+        let log = UnixDatagram::bind(path).unwrap();
+        let sink = Sink { role: "keeper", system: UnixDatagram::unbound().ok(), path, last: Mutex::default() };
+        log::set_max_level(LevelFilter::Info);
+        sink.log(&Record::builder().level(Level::Error).args(format_args!("no space")).build());
+        sink.log(&Record::builder().level(Level::Debug).args(format_args!("too fine")).build());
+        sink.log(&Record::builder().level(Level::Info).args(format_args!("started")).build());
+        std::fs::remove_file(path).unwrap();
+        let mut buf = [0; 256];
+        for expected in [
+            format!("<27>wherry[{}]: keeper: error: no space", std::process::id()),
+            format!("<30>wherry[{}]: keeper: started", std::process::id()),
+        ] {
+            let n = log.recv(&mut buf).unwrap();
+            assert_eq!(String::from_utf8_lossy(&buf[..n]), expected);
+        }
     }
 
     #[test]

@@ -49,12 +49,14 @@ pub struct Steps {
     /// Nobody reads any more. The outcome still counts.
     deaf: bool,
     last: Option<State>,
+    /// A line was begun and not ended.
+    open: bool,
 }
 
 impl Steps {
     /// Nothing shown yet.
     pub fn new(json: bool) -> Self {
-        Self { json, rewrite: !json && print::on_terminal(), deaf: false, last: None }
+        Self { json, rewrite: !json && print::on_terminal(), deaf: false, last: None, open: false }
     }
 
     /// Shows steps until the request is done. `what` begins the error when the end is not the wanted one.
@@ -94,12 +96,13 @@ impl Steps {
             () if news => format!("{}\n", sentence(ack)),
             () => return Ok(()),
         };
+        self.open = self.rewrite;
         self.write(&text)
     }
 
     /// Ends the line that was being written over.
     pub fn end_line(&mut self) {
-        if self.rewrite && self.last.take().is_some() {
+        if std::mem::take(&mut self.open) {
             // Only a line end is lost when this fails.
             let _ = self.write("\n");
         }

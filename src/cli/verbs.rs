@@ -25,8 +25,11 @@ pub struct Verb {
     /// All behind the first operand belongs to a program.
     pub rest: bool,
     /// What does it; `None` for a role, which `main` starts before the command line is looked at.
-    pub run: Option<fn(&Call) -> Result<u8, Error>>,
+    pub run: Option<Run>,
 }
+
+/// Does what a command line asks for; gives the exit code.
+pub type Run = fn(&Call) -> Result<u8, Error>;
 
 /// One option.
 pub struct Opt {
@@ -231,7 +234,6 @@ With --json, one JSON document on standard error says how it ended: standard out
         max: 1,
         rest: true,
         run: Some(exec::exec),
-        ..PLAIN
     },
     Verb {
         name: "stats",
