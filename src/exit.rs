@@ -145,17 +145,27 @@ pub fn report(e: &Error) {
     if let Some(hint) = &e.hint {
         text.push_str(&format!("  hint: {}\n", visible(hint)));
     }
+    write(&text);
+}
+
+/// Prints one line on standard error that is no error: what standard output has no room for.
+pub fn note(text: &str) {
+    write(&format!("{text}\n"));
+}
+
+fn write(text: &str) {
     // Nobody is left to tell when standard error is closed too.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Control characters made visible: a name or message from outside must not steer the reader's terminal. Newlines stay only
-/// where a message has several lines by intent, so they become spaces here.
+/// Control characters made visible, and those that turn the direction of writing: a name or message from outside must not
+/// steer the reader's terminal or show as something else. Line ends become spaces.
 pub fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\n' | '\t' => out.push(' '),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.extend(c.escape_unicode()),
             c if c.is_control() => out.extend(c.escape_default()),
             c => out.push(c),
         }
@@ -169,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_message_cannot_steer_the_terminal() {
-        assert_eq!(visible("a\x1b[2Jb\nc\u{9b}d"), "a\\u{1b}[2Jb c\\u{9b}d");
+        assert_eq!(visible("a\x1b[2Jb\nc\u{9b}d\u{202e}e"), "a\\u{1b}[2Jb c\\u{9b}d\\u{202e}e");
     }
 
     #[test]

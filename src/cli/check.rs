@@ -37,7 +37,7 @@ struct Fact {
     state: State,
     /// Without it, no container runs.
     needed: bool,
-    /// The kernel configuration symbol.
+    /// The kernel configuration symbol, without `CONFIG_`; empty where it takes a newer kernel or another place.
     kconfig: &'static str,
     /// What was found, or what follows from its absence.
     meaning: String,
@@ -50,6 +50,10 @@ impl Fact {
             Err(text) => (State::Missing, text),
         };
         Self { name: name.into(), state, needed, kconfig, meaning }
+    }
+
+    fn symbol(&self) -> String {
+        if self.kconfig.is_empty() { String::new() } else { format!("CONFIG_{}", self.kconfig) }
     }
 
     fn degraded(mut self, meaning: impl Into<String>) -> Self {
@@ -101,9 +105,9 @@ pub fn check(call: &Call) -> Result<u8, Error> {
 fn shown(usable: bool, facts: &[Fact]) -> String {
     let mut table = Table::new(&["FACT", "STATE", "MEANING", "KERNEL CONFIG"]);
     for f in facts {
-        let kconfig = if f.state == State::Present { "" } else { f.kconfig };
+        let kconfig = if f.state == State::Present { String::new() } else { f.symbol() };
         let state = if f.needed && f.state == State::Missing { "MISSING" } else { f.state.word() };
-        table.row(&[f.name.as_str(), state, &f.meaning, kconfig]);
+        table.row(&[f.name.as_str(), state, &f.meaning, &kconfig]);
     }
     let end = if usable { "containers can run here" } else { "containers cannot run here: see MISSING" };
     format!("{}\n{end}\n", table.text())
@@ -112,7 +116,7 @@ fn shown(usable: bool, facts: &[Fact]) -> String {
 fn document(release: &str, layout: &Layout, usable: bool, facts: &[Fact]) -> Value {
     let facts: Vec<Value> = facts
         .iter()
-        .map(|f| json!({"name": f.name, "state": f.state.word(), "needed": f.needed, "kconfig": f.kconfig, "meaning": f.meaning}))
+        .map(|f| json!({"name": f.name, "state": f.state.word(), "needed": f.needed, "kconfig": f.symbol(), "meaning": f.meaning}))
         .collect();
     let v1: Vec<&String> = layout.v1.iter().map(|(name, _)| name).collect();
     json!({
@@ -233,17 +237,26 @@ fn cgroups(layout: &Layout, mountinfo: &str) -> Vec<Fact> {
 }
 
 fn quota(layout: &Layout) -> Fact {
-    let v1 = layout.v1.iter().find(|(name, _)| name == "cpu").map(|(_, point)| format!("{point}/cpu.cfs_quota_us"));
-    let file = v1.or_else(|| below(layout, "cpu.max"));
-    let found = file.filter(|f| Path::new(f).exists()).ok_or_else(|| "no limit of CPU time (cpu.quota)".to_owned());
-    Fact::new("cpu quota", false, "CFS_BANDWIDTH", found)
+    limit(layout, "cpu quota", "CFS_BANDWIDTH", ("cpu", "cpu.cfs_quota_us"), ("cpu.max", "cpu.weight"), "no limit of CPU time (cpu.quota)")
 }
 
 fn swap(layout: &Layout) -> Fact {
-    let v1 = layout.v1.iter().find(|(name, _)| name == "memory").map(|(_, point)| format!("{point}/memory.memsw.limit_in_bytes"));
-    let file = v1.or_else(|| below(layout, "memory.swap.max"));
-    let found = file.filter(|f| Path::new(f).exists()).ok_or_else(|| "no limit of swap (memory.swap)".to_owned());
-    Fact::new("memory.swap", false, "SWAP", found)
+    let v1 = ("memory", "memory.memsw.limit_in_bytes");
+    limit(layout, "memory.swap", "SWAP", v1, ("memory.swap.max", "memory.max"), "no limit of swap (memory.swap)")
+}
+
+/// A limit whose file not every kernel has. `v1`: controller and file. `v2`: the file, and one that each group with the controller has.
+fn limit(layout: &Layout, name: &str, kconfig: &'static str, v1: (&str, &str), v2: (&str, &str), lost: &str) -> Fact {
+    let by = |found: Option<String>| Fact::new(name, false, kconfig, found.ok_or_else(|| lost.to_owned()));
+    if let Some((_, point)) = layout.v1.iter().find(|(controller, _)| controller == v1.0) {
+        return by(Some(format!("{point}/{}", v1.1)).filter(|f| Path::new(f).exists()));
+    }
+    let found = below(layout, v2.0);
+    let offered = layout.controllers.iter().any(|c| c == v1.0);
+    if found.is_none() && offered && below(layout, v2.1).is_none() {
+        return by(None).degraded("cannot be told yet: the controller is not enabled for any group");
+    }
+    by(found)
 }
 
 /// A file that v2 has in every group but the root: looked for in our own group, then in those directly below the root.
@@ -398,6 +411,22 @@ mod tests {
         let mounts = "1 1 0:1 / /c ro,nosuid - cgroup2 none rw\n";
         let facts = cgroups(&layout(mounts, |_| "memory".into()), mounts);
         assert_eq!((facts[0].state, facts[0].needed), (State::Missing, true));
+    }
+
+    #[test]
+    fn a_limit_is_not_called_missing_before_its_controller_is_enabled() {
+        let root = std::env::temp_dir().join(format!("wherry-check-{}", std::process::id()));
+        let group = root.join("services");
+        std::fs::create_dir_all(&group).unwrap();
+        let layout = Layout { unified: Some(root.to_str().unwrap().into()), controllers: vec!["cpu".into()], ..Layout::default() };
+        let mut states = vec![quota(&layout).state];
+        for file in ["cpu.weight", "cpu.max"] {
+            std::fs::write(group.join(file), "").unwrap();
+            states.push(quota(&layout).state);
+        }
+        states.push(swap(&layout).state);
+        std::fs::remove_dir_all(&root).unwrap();
+        assert_eq!(states, [State::Degraded, State::Missing, State::Present, State::Missing]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::args::{Call, scope};
 use super::client::{Client, unexpected};
 use super::list::{ended, exit_code};
 use super::terminal::{self, Raw};
-use crate::exit::Error;
+use crate::exit::{Error, note};
 use crate::ipc::{ExecArgs, Reply, Request};
 use crate::sys::process::Ended;
 use nix::errno::Errno;
@@ -13,7 +13,6 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{read, write};
 use serde_json::json;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Bytes on their way in one direction at a time.
@@ -46,7 +45,7 @@ pub fn exec(call: &Call) -> Result<u8, Error> {
     let end = if tty { on_terminal(&keeper)? } else { wait(&keeper)? };
     if call.json() {
         // Standard output belongs to the program.
-        let _ = writeln!(std::io::stderr(), "{}", json!({"exited": ended(end)}));
+        note(&json!({"exited": ended(end)}).to_string());
     }
     Ok(exit_code(end))
 }

@@ -3,10 +3,9 @@
 use super::args::{Call, scope};
 use super::client::{Client, unexpected};
 use super::print;
-use crate::exit::Error;
+use crate::exit::{Error, note};
 use crate::ipc::{LogChunk, Reply, Request};
 use serde_json::json;
-use std::io::Write;
 
 /// `wherry logs [-f] [-n BYTES] APP[/CONTAINER]`.
 pub fn logs(call: &Call) -> Result<u8, Error> {
@@ -28,8 +27,7 @@ pub fn show(chunk: &LogChunk, as_json: bool) -> Result<(), Error> {
         return print::json(&json!({"text": String::from_utf8_lossy(&chunk.bytes), "lost": chunk.lost}));
     }
     if chunk.lost > 0 {
-        // Output matters more than the remark about it.
-        let _ = writeln!(std::io::stderr(), "wherry: {} bytes of output were lost here", chunk.lost);
+        note(&format!("wherry: {} bytes of output were lost here", chunk.lost));
     }
     print::bytes(&chunk.bytes)
 }

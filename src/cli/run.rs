@@ -5,7 +5,7 @@ use super::args::{Call, name};
 use super::client::{Client, unexpected};
 use super::list::{ended, exit_code};
 use super::{exec, image, logs, print, terminal};
-use crate::exit::{Code, Error};
+use crate::exit::{Code, Error, note};
 use crate::ipc::{Ack, Reply, Request, Scope};
 use crate::manifest::Name;
 use crate::protocol::{Reason, State};
@@ -15,7 +15,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use serde_json::{Map, Value, json};
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -223,7 +222,7 @@ impl Job<'_> {
         let end = end.ok_or_else(|| Error::new(Code::Internal, "the end was not recorded"))?;
         if self.call.json() {
             // Standard output belongs to the program.
-            let _ = writeln!(std::io::stderr(), "{}", json!({"app": self.scope.app, "exited": ended(end)}));
+            note(&json!({"app": self.scope.app, "exited": ended(end)}).to_string());
         }
         Ok(exit_code(end))
     }
