@@ -124,9 +124,11 @@ impl Steps {
 pub fn verdict(what: &str, ack: &Ack) -> Result<u8, Error> {
     let reason = ack.reason().map_or_else(String::new, |r| format!(" ({r})"));
     let message = ack.message().map_or_else(String::new, |m| format!(": {m}"));
+    let more = if ack.refusals.len() > 1 { format!(", and {} more", ack.refusals.len() - 1) } else { String::new() };
     match ack.state {
         State::Failed | State::Rejected => {
-            Err(Error::new(ack.reason().map_or(Code::Failed, code), format!("{what}: {}{reason}{message}", ack.state)))
+            let e = Error::new(ack.reason().map_or(Code::Failed, code), format!("{what}: {}{reason}{message}{more}", ack.state));
+            Err(if ack.rolled_back_to.is_some() { e.hint("what ran before runs still") } else { e })
         }
         State::Superseded => Err(Error::new(Code::Failed, format!("{what}: superseded by a newer one"))),
         _ => Ok(0),
@@ -149,7 +151,9 @@ fn sentence(ack: &Ack) -> String {
 
 fn step(ack: &Ack) -> Value {
     json!({
-        "app": ack.app, "seq": ack.seq, "sha256": ack.sha256, "state": ack.state, "reason": ack.reason(), "message": ack.message(),
+        "app": ack.app, "seq": ack.seq, "sha256": ack.sha256, "attempt": ack.attempt, "state": ack.state,
+        "refusals": ack.refusals.iter().map(|r| json!({"reason": r.reason, "path": r.path, "message": r.message})).collect::<Vec<_>>(),
+        "rolled_back_to": ack.rolled_back_to.as_ref().map(|(seq, sha256)| json!({"seq": seq, "sha256": sha256})),
         "bytes": ack.progress.map(|p| p.bytes), "total": ack.progress.and_then(|p| p.total),
     })
 }
@@ -158,40 +162,34 @@ fn step(ack: &Ack) -> Value {
 mod tests {
     use super::*;
     use crate::image::Digest;
-    use crate::ipc::Download;
+    use crate::ipc::{Download, Failure};
     use crate::protocol::Reason;
 
-    fn ack(state: State, reason: Option<Reason>, message: Option<&str>) -> Ack {
+    fn ack(state: State, reason: Option<Reason>, message: &str) -> Ack {
+        let refusals = reason.map(|reason| Failure { reason, message: message.into() }.into()).into_iter().collect();
         let progress = (state == State::Fetching).then_some(Download { bytes: 4 << 20, total: Some(12 << 20) });
-        Ack {
-            app: "web".parse().unwrap(),
-            seq: None,
-            sha256: Digest::of(b""),
-            state,
-            reason,
-            message: message.map(str::to_owned),
-            progress,
-        }
+        let (app, sha256) = ("web".parse().unwrap(), Digest::of(b""));
+        Ack { app, seq: None, sha256, attempt: 1, state, refusals, rolled_back_to: None, progress }
     }
 
     #[test]
     fn progress_is_told_in_units() {
-        assert_eq!(sentence(&ack(State::Fetching, None, None)), "web: fetching 4.0M of 12M");
+        assert_eq!(sentence(&ack(State::Fetching, None, "")), "web: fetching 4.0M of 12M");
     }
 
     #[test]
     fn a_refusal_names_its_reason_and_has_its_exit_code() {
-        let e = verdict("cannot apply web.json", &ack(State::Rejected, Some(Reason::BadValue), Some("seq: is 0"))).unwrap_err();
+        let e = verdict("cannot apply web.json", &ack(State::Rejected, Some(Reason::BadValue), "seq: is 0")).unwrap_err();
         assert_eq!((e.to_string().as_str(), e.code()), ("cannot apply web.json: rejected (bad_value): seq: is 0", Code::BadData));
-        let e = verdict("cannot apply web.json", &ack(State::Failed, Some(Reason::NoSpace), None)).unwrap_err();
-        assert_eq!((e.to_string().as_str(), e.code()), ("cannot apply web.json: failed (no_space)", Code::Failed));
+        let e = verdict("cannot apply web.json", &ack(State::Failed, Some(Reason::NoSpace), "4M needed")).unwrap_err();
+        assert_eq!((e.to_string().as_str(), e.code()), ("cannot apply web.json: failed (no_space): 4M needed", Code::Failed));
     }
 
     #[test]
     fn good_ends_are_success() {
         for state in [State::Running, State::Removed] {
-            assert_eq!(verdict("x", &ack(state, None, None)), Ok(0));
+            assert_eq!(verdict("x", &ack(state, None, "")), Ok(0));
         }
-        assert!(verdict("x", &ack(State::Superseded, None, None)).is_err());
+        assert!(verdict("x", &ack(State::Superseded, None, "")).is_err());
     }
 }

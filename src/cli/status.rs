@@ -93,52 +93,48 @@ fn diagnose(r: &StatusReport) -> (String, Option<String>) {
     (cause, Some(next))
 }
 
-/// What the last error most probably means. The words are matched because the error comes as a sentence.
+/// What the last error most probably means, and what to do: the first row of which the error has a word. The words are those of the
+/// agent and of the kernel.
 const CAUSES: &[(&[&str], &str, &str)] = &[
     (
-        &["resolve", "dns", "lookup", "name or service", "no address"],
+        &["cannot resolve"],
         "the broker's name cannot be resolved",
-        "try `nslookup` with that name, and look at /etc/resolv.conf",
+        "try `nslookup` with that name, and look at the name servers in /etc/resolv.conf",
     ),
     (
-        &["not valid yet", "notvalidyet", "not yet valid"],
-        "the clock is wrong: the certificate is not valid yet",
-        "set the time (`date`), or let NTP do it",
-    ),
-    (&["expired"], "a certificate has expired, or the clock is wrong", "compare `date` with the certificate's dates"),
-    (
-        &["unknownissuer", "unknown issuer", "unknown ca", "unknownca", "self-signed", "self signed"],
-        "the broker's certificate is not from the configured authority",
-        "give the right CA file for this broker in /etc/wherry/settings.json",
-    ),
-    (
-        &["notvalidforname", "not valid for name", "not valid for"],
-        "the broker's certificate is for another name",
-        "use the name in the certificate as the broker's host",
-    ),
-    (
-        &["certificaterequired", "certificate required", "handshakefailure", "handshake failure", "bad certificate", "badcertificate"],
+        &["client certificate"],
         "the broker does not accept this device's certificate",
         "see that certificate and key in the settings are those that the broker knows",
     ),
-    (&["tls", "certificate", "handshake"], "TLS fails", "see that the port speaks TLS (usually 8883) and that the CA file fits"),
+    (&["not valid yet"], "the certificate is not valid yet: the clock is behind", "set the time, or let NTP do it; `date` shows it"),
+    (&["has expired"], "the broker's certificate has expired, or the clock is ahead", "compare `date` with the certificate's dates"),
     (
-        &["not authorized", "notauthorized", "bad user", "badusername", "password", "unauthorized"],
-        "the broker refuses the login",
-        "compare user and password in /etc/wherry/settings.json with the broker's",
+        &["not signed by the authority"],
+        "the broker's certificate is not from the configured authority",
+        "give this broker's right CA file in /etc/wherry/settings.json",
     ),
+    (&["is not for the name"], "the broker's certificate is for another name", "use the name in the certificate as the broker's host"),
+    (&["does not speak tls", "tls:"], "TLS fails", "see that the port speaks TLS (usually 8883), and that the CA file fits"),
     (
-        &["connection refused"],
+        &["user name or password", "not authorized"],
+        "the broker refuses the login",
+        "compare user name and password in /etc/wherry/settings.json with the broker's",
+    ),
+    (&["client id"], "the broker refuses or replaces this device id", "see that no other device has the same id"),
+    (
+        &["refused"],
         "nobody listens at that address and port",
         "see that the broker runs and that the port is right (1883 plain, 8883 TLS)",
     ),
     (&["unreachable", "no route"], "there is no route to the broker", "look at the WAN: `ip route`, then ping the address"),
-    (&["timed out", "timeout"], "the broker does not answer", "a firewall may drop the packets: try another network or port"),
+    (&["no answer", "timed out"], "the broker does not answer", "a firewall may drop the packets: try from another network"),
     (
-        &["reset", "closed", "eof", "broken pipe"],
+        &["hung up", "closed the connection", "reset"],
         "the broker closes the connection",
         "the broker's log says why; two devices with the same id do this to each other",
     ),
+    (&["mqtt 3.1.1", "something else"], "what listens there is no MQTT broker that speaks 3.1.1", "look at host and port in the settings"),
+    (&["unavailable"], "the broker says that it is unavailable", "nothing to do here: the next attempt comes by itself"),
 ];
 
 fn offline(link: &Link) -> (String, String) {
@@ -190,17 +186,21 @@ mod tests {
     #[test]
     fn each_error_has_its_cause() {
         for (error, cause) in [
-            ("cannot resolve b: no address", "name cannot be resolved"),
-            ("TLS: invalid peer certificate: Expired", "has expired"),
-            ("TLS: invalid peer certificate: NotValidYet", "clock is wrong"),
-            ("TLS: invalid peer certificate: UnknownIssuer", "not from the configured authority"),
-            ("TLS: received fatal alert: HandshakeFailure", "does not accept this device's certificate"),
-            ("TLS: got InvalidContentType", "TLS fails"),
-            ("CONNACK: NotAuthorized", "refuses the login"),
-            ("connection refused", "nobody listens"),
-            ("Network is unreachable", "no route"),
-            ("timed out", "does not answer"),
-            ("Connection reset by peer", "closes the connection"),
+            ("cannot resolve b: Name does not resolve", "name cannot be resolved"),
+            ("TLS: the broker's certificate has expired (or the clock of this device is ahead)", "has expired"),
+            ("TLS: the broker's certificate is not valid yet (is the clock of this device right?)", "clock is behind"),
+            ("TLS: the broker's certificate is not signed by the authority in the CA file", "not from the configured authority"),
+            ("TLS: the broker's certificate is not for the name b", "for another name"),
+            ("TLS: the broker asks for a client certificate, and none is set", "does not accept this device's certificate"),
+            ("TLS: the broker says that our client certificate has expired", "does not accept this device's certificate"),
+            ("TLS: the broker does not speak TLS on this port", "TLS fails"),
+            ("the broker refused user name or password", "refuses the login"),
+            ("the broker refused: not authorized (user name, password, or access list)", "refuses the login"),
+            ("the broker refused the client id (the device id)", "device id"),
+            ("cannot connect to 192.0.2.1:1883: Connection refused", "nobody listens"),
+            ("cannot connect to 192.0.2.1:1883: Network unreachable", "no route"),
+            ("cannot connect to 192.0.2.1:1883: no answer within 5 s", "does not answer"),
+            ("the broker hung up in place of an answer to CONNECT (does it want TLS?)", "closes the connection"),
             ("something new", "something new"),
         ] {
             let (text, next) = diagnose(&report(LinkState::Waiting, Some(error)));
