@@ -312,11 +312,11 @@ What a file is, follows from its content. Needs no keeper. - is standard input. 
     },
     Verb {
         name: "keeper",
-        synopsis: "[--settings FILE]",
+        synopsis: "[--config PATH]",
         line: "the daemon, started by the device's service manager",
         text: "Owns the containers. Settings are in /etc/wherry/settings.json unless named otherwise; `wherry validate` checks them.",
-        options: &[value(None, "settings", "FILE", "the settings file")],
-        examples: &[("wherry keeper --settings ./settings.json", "in the foreground, with settings of its own")],
+        options: &[value(Some('c'), "config", "PATH", "the settings file")],
+        examples: &[("wherry keeper --config ./settings.json", "in the foreground, with settings of its own")],
         ..PLAIN
     },
     Verb {
