@@ -163,7 +163,11 @@ impl Job<'_> {
             match self.next(&[&keeper])? {
                 Event::Signal(signal) => return self.interrupted(signal),
                 Event::Answer(_) => match keeper.next()? {
-                    Reply::Ack(ack) if ack.state.is_terminal() || ack.state == State::Held => break ack,
+                    Reply::Ack(ack) if ack.state.is_terminal() || ack.state == State::Held => {
+                        // Nothing may stay unread: keeper would see the connection reset.
+                        keeper.next()?;
+                        break ack;
+                    }
                     Reply::Ack(_) => {}
                     _ => return Err(unexpected("run")),
                 },
@@ -218,6 +222,9 @@ impl Job<'_> {
                     _ => return Err(unexpected("run")),
                 },
             }
+        }
+        if let Some(stop) = stop {
+            stop.next()?;
         }
         let end = end.ok_or_else(|| Error::new(Code::Internal, "the end was not recorded"))?;
         if self.call.json() {
