@@ -121,11 +121,7 @@ const CAUSES: &[(&[&str], &str, &str)] = &[
         "compare user name and password in /etc/wherry/settings.json with the broker's",
     ),
     (&["client id"], "the broker refuses or replaces this device id", "see that no other device has the same id"),
-    (
-        &["refused"],
-        "nobody listens at that address and port",
-        "see that the broker runs and that the port is right (1883 plain, 8883 TLS)",
-    ),
+    (&["refused"], "nobody listens at that address and port", "see that the broker runs and that the port is right (1883 plain, 8883 TLS)"),
     (&["unreachable", "no route"], "there is no route to the broker", "look at the WAN: `ip route`, then ping the address"),
     (&["no answer", "timed out"], "the broker does not answer", "a firewall may drop the packets: try from another network"),
     (
