@@ -2,7 +2,7 @@
 
 use super::args::Call;
 use super::print::{self, Table};
-use crate::cgroup::Layout;
+use crate::cgroup::{Kind, Layout};
 use crate::exit::Error;
 use crate::sys::probe::{self, Call as Syscall};
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ fn text(path: impl AsRef<Path>) -> String {
 /// `wherry check`.
 pub fn check(call: &Call) -> Result<u8, Error> {
     let system = System::read();
-    let layout = layout(&system.mountinfo, |path| text(format!("{path}/cgroup.controllers")));
+    let layout = Layout::from_mountinfo(&system.mountinfo, "").and_then(Layout::with_controllers).unwrap_or_default();
     let mut facts = vec![kernel(&system.release), privilege(&system.status)];
     facts.extend(cgroups(&layout, &system.mountinfo));
     facts.extend(namespaces());
@@ -160,30 +160,6 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 // ---- control groups ----
 
-/// The hierarchies in `mountinfo`; `offered` gives what a v2 root's `cgroup.controllers` says.
-fn layout(mountinfo: &str, offered: impl Fn(&str) -> String) -> Layout {
-    /// Super block options of a v1 hierarchy that name no controller.
-    const OTHER: [&str; 9] = ["rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "nsdelegate", "favordynmods", "none"];
-    let mut out = Layout::default();
-    for (point, kind, _, options) in mounts(mountinfo) {
-        match kind {
-            "cgroup2" if out.unified.is_none() => {
-                out.controllers = offered(point).split_whitespace().map(str::to_owned).collect();
-                out.unified = Some(point.to_owned());
-            }
-            "cgroup" => {
-                for name in options.split(',').filter(|o| !OTHER.contains(o) && !o.contains('=')) {
-                    if out.v1.iter().all(|(known, _)| known != name) {
-                        out.v1.push((name.to_owned(), point.to_owned()));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    out
-}
-
 /// Mount point, file system, mount options and super block options of each line (proc_pid_mountinfo(5)).
 fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, &str, &str, &str)> {
     mountinfo.lines().filter_map(|line| {
@@ -195,11 +171,11 @@ fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, &str, &str, &str)> {
 }
 
 fn layout_word(layout: &Layout) -> &'static str {
-    match (layout.v1.is_empty(), layout.unified.is_some()) {
-        (true, true) => "v2",
-        (false, false) => "v1",
-        (false, true) => "hybrid",
-        (true, false) => "none",
+    match layout.kind() {
+        Kind::V1 if layout.v1.is_empty() => "none",
+        Kind::V1 => "v1",
+        Kind::V2 => "v2",
+        Kind::Hybrid => "hybrid",
     }
 }
 
@@ -380,36 +356,10 @@ fn pressure() -> Fact {
 mod tests {
     use super::*;
 
-    const HYBRID: &str = "\
-22 1 254:0 / / rw,relatime - ext4 /dev/root rw
-32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
-40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime shared:9 - cgroup cgroup rw,xattr,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn the_layout_is_read_from_the_mounts() {
-        let found = layout(HYBRID, |path| format!("hugetlb of {path}\n"));
-        assert_eq!(layout_word(&found), "hybrid");
-        let point = "/sys/fs/cgroup/cpu,cpuacct".to_owned();
-        assert_eq!(found.v1, [("cpu".into(), point.clone()), ("cpuacct".into(), point)]);
-        assert_eq!(found.controllers, ["hugetlb", "of", "/sys/fs/cgroup/unified"]);
-        assert_eq!(layout_word(&layout("", |_| String::new())), "none");
-        let only = |kind| layout(&format!("1 1 0:1 / /c rw - {kind} none rw,pids\n"), |_| String::new());
-        assert_eq!((layout_word(&only("cgroup")), layout_word(&only("cgroup2"))), ("v1", "v2"));
-    }
-
-    #[test]
-    fn garbage_in_mountinfo_is_passed_over() {
-        for text in ["x", " - ", "1 2 3 4 5", "1 2 3 4 /p rw -", "1 2 3 4 /p rw - cgroup", "1 2 3 4 /p rw - cgroup none"] {
-            assert_eq!(layout(text, |_| String::new()), Layout::default(), "{text}");
-        }
-    }
-
     #[test]
     fn read_only_groups_are_as_good_as_none() {
         let mounts = "1 1 0:1 / /c ro,nosuid - cgroup2 none rw\n";
-        let facts = cgroups(&layout(mounts, |_| "memory".into()), mounts);
+        let facts = cgroups(&Layout::from_mountinfo(mounts, "").unwrap(), mounts);
         assert_eq!((facts[0].state, facts[0].needed), (State::Missing, true));
     }
 

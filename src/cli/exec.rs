@@ -117,7 +117,7 @@ impl Relay<'_> {
                 return Ok(Some(Ended::Signal(signal as i32 as u8)));
             }
             // The program is told the new size by the kernel; one that ended meanwhile does not care.
-            let _ = crate::sys::tty::set_size(&self.master, terminal::size());
+            let _ = crate::sys::pty::resize(&self.master, terminal::size());
         }
         if ready.stdin {
             self.hear();

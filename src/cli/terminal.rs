@@ -58,5 +58,5 @@ pub fn pending(from: &SignalFd) -> Option<Signal> {
 /// Rows and columns of the caller's terminal; the classic size where there is none.
 pub fn size() -> (u16, u16) {
     const CLASSIC: (u16, u16) = (24, 80);
-    crate::sys::tty::size(std::io::stdin()).ok().filter(|(rows, columns)| *rows > 0 && *columns > 0).unwrap_or(CLASSIC)
+    crate::sys::pty::size(std::io::stdin()).ok().filter(|(rows, columns)| *rows > 0 && *columns > 0).unwrap_or(CLASSIC)
 }

@@ -18,7 +18,6 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod time;
-pub mod tty;
 pub mod xattr;
 
 use std::io;

@@ -25,6 +25,17 @@ pub fn resize(terminal: impl AsFd, (rows, columns): (u16, u16)) -> io::Result<()
     super::cvt(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size) }.into()).map(|_| ())
 }
 
+/// Rows and columns of a terminal.
+///
+/// # Errors
+/// `ENOTTY` when it is no terminal.
+pub fn size(terminal: impl AsFd) -> io::Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize to the address given, which is ours for the whole call.
+    super::cvt(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ as _, &raw mut size) }.into())?;
+    Ok((size.ws_row, size.ws_col))
+}
+
 /// Makes this terminal the controlling one of our session, which must have none.
 pub fn control(terminal: impl AsFd) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an int by value.
