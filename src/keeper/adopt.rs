@@ -6,7 +6,7 @@ use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::Key;
 use crate::keeper::runtime::{Phase, Record, start_time};
 use crate::sys::fd::read_file;
-use crate::sys::process;
+use crate::sys::process::Child;
 use crate::sys::signal::{pidfd_open, pidfd_send};
 use nix::libc;
 use std::collections::BTreeSet;
@@ -97,18 +97,19 @@ fn end_strays(ctx: &Context, found: &[Live]) {
     }
 }
 
-/// Roles of the keeper before us (same pid, other program) are still our children: they have lost their socket and are ended.
-pub fn end_old_roles(keep: &[i32]) {
+/// Ends every child that nobody knows: roles of the keeper before us (same pid, other program), and a pid 1 whose launch died before it could name
+/// it. They have lost their socket and would end by themselves; what matters is that somebody waits for them.
+pub fn end_strays_of_ours(ctx: &mut Context, known: &[i32]) {
     const MAX: usize = 64 * 1024;
     let pid = std::process::id();
     let text = read_file(format!("/proc/self/task/{pid}/children"), MAX).unwrap_or_default();
     for child in String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
-        if keep.contains(&child) {
+        if known.contains(&child) {
             continue;
         }
         if let Ok(pidfd) = pidfd_open(child) {
             let _ = pidfd_send(&pidfd, libc::SIGKILL);
+            ctx.reap_later(Child { pid: child, pidfd });
         }
-        let _ = process::reap(child);
     }
 }

@@ -216,13 +216,20 @@ pub struct Stage {
     result: Option<Result<Digest, Failure>>,
 }
 
+impl Stage {
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.child.pid
+    }
+}
+
 impl Keeper {
     /// The agent's socket is ready.
     pub fn on_agent(&mut self) {
         // A bounded number in one turn: a flood from the network must not keep keeper from its containers.
         for _ in 0..16 {
             let Some(message) = self.agent.receive() else { break };
-            self.from_agent(message);
+            self.on_agent_message(message);
         }
         self.agent.flush(&self.ctx);
     }

@@ -60,6 +60,18 @@ struct Exec {
     failure: Option<Failure>,
 }
 
+impl Client {
+    /// Processes made for it that are ours to wait for.
+    pub fn processes(&self) -> impl Iterator<Item = i32> {
+        let exec = match &self.op {
+            Op::Exec(exec) => Some(exec),
+            _ => None,
+        };
+        let launcher = exec.and_then(|e| e.launcher.as_ref()).map(|(child, _)| child.pid);
+        launcher.into_iter().chain(exec.and_then(|e| e.process.as_ref()).map(|(pid, _, _)| *pid))
+    }
+}
+
 impl Keeper {
     /// Somebody connects.
     pub fn on_listener(&mut self) {

@@ -125,6 +125,12 @@ impl Live {
         self.process.as_ref().map(|p| p.pid)
     }
 
+    /// Its processes that are ours to wait for.
+    pub fn processes(&self) -> impl Iterator<Item = i32> {
+        let launcher = self.launching.as_ref().and_then(|l| l.launcher.as_ref()).map(|(child, _)| child.pid);
+        self.pid().into_iter().chain(launcher)
+    }
+
     /// Its control group.
     pub fn group(&self, ctx: &Context) -> Group {
         ctx.layout.group(&self.group)
@@ -280,6 +286,7 @@ impl Live {
         if self.process.is_some() && self.failure.is_none() {
             return self.event(ctx, Event::Started, now);
         }
+        ctx.strays |= self.process.is_none();
         if self.failure.is_none() {
             self.fail(Reason::Launch, format!("cannot start {}: launch ended without a word (killed by the kernel for memory?)", self.key));
         }

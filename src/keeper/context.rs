@@ -32,6 +32,8 @@ pub struct Context {
     pub boot: u64,
     /// Something that `reported` shows has changed.
     pub dirty: bool,
+    /// A launch died before it could name the process it had cloned.
+    pub strays: bool,
     /// Ended children that could not be waited for at once.
     dead: Vec<Child>,
 }
@@ -49,7 +51,20 @@ impl Context {
         boot_id: String,
         boot: u64,
     ) -> io::Result<Self> {
-        Ok(Self { settings, exe, layout, missing, images, runtime, poll: Poll::new()?, boot_id, boot, dirty: true, dead: Vec::new() })
+        Ok(Self {
+            settings,
+            exe,
+            layout,
+            missing,
+            images,
+            runtime,
+            poll: Poll::new()?,
+            boot_id,
+            boot,
+            dirty: true,
+            strays: false,
+            dead: Vec::new(),
+        })
     }
 
     /// Path of a container's group below each hierarchy.
@@ -77,8 +92,8 @@ impl Context {
         self.dead.retain(|child| matches!(process::try_reap(child.pid), Ok(None)));
     }
 
-    /// Some child has still to be waited for.
-    pub fn has_dead(&self) -> bool {
-        !self.dead.is_empty()
+    /// Children that have still to be waited for.
+    pub fn dead(&self) -> impl Iterator<Item = i32> {
+        self.dead.iter().map(|child| child.pid)
     }
 }

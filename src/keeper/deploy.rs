@@ -111,7 +111,10 @@ impl Keeper {
         self.emit(origin, ack(State::Received, Vec::new()));
         let accepted = match verdict {
             Err(refusals) => Err(refusals),
-            Ok(None) => return Ok(self.repeat(origin, &app)),
+            Ok(None) => {
+                self.repeat(origin, &app);
+                return Ok(());
+            }
             Ok(Some(m)) => self.accept(origin, &m, payload).map_err(|f| vec![f.into()]),
         };
         match accepted {

@@ -176,7 +176,7 @@ impl Keeper {
     fn timeout(&self) -> Option<Duration> {
         let live = self.apps.iter().flat_map(|a| &a.live).filter_map(Live::due);
         let work = self.apps.iter().filter_map(|a| a.work.as_ref()?.due());
-        let reap = self.ctx.has_dead().then(|| self.now() + REAP_DELAY);
+        let reap = self.ctx.dead().next().is_some().then(|| self.now() + REAP_DELAY);
         let single = [
             Some(self.stats_due),
             self.report_due.or_else(|| self.ctx.dirty.then(|| self.now() + REPORT_DELAY)),
@@ -192,6 +192,10 @@ impl Keeper {
     fn on_time(&mut self) {
         let now = self.now();
         self.ctx.reap();
+        if std::mem::take(&mut self.ctx.strays) {
+            let known = self.children();
+            adopt::end_strays_of_ours(&mut self.ctx, &known);
+        }
         self.tick_containers(now);
         if self.agent.due.is_some_and(|due| now >= due) && self.leaving.is_none() {
             self.agent.start(&mut self.ctx, now);
@@ -236,9 +240,16 @@ impl Keeper {
         }
     }
 
+    /// Every process that is ours to wait for.
+    fn children(&self) -> Vec<i32> {
+        let containers = self.apps.iter().flat_map(|a| &a.live).flat_map(Live::processes);
+        let roles = self.agent.pid().into_iter().chain(self.stage.as_ref().map(Stage::pid));
+        containers.chain(roles).chain(self.ctx.dead()).chain(self.clients.iter().flat_map(Client::processes)).collect()
+    }
+
     // ---- agent ----
 
-    fn from_agent(&mut self, message: FromAgent) {
+    fn on_agent_message(&mut self, message: FromAgent) {
         let greeted = !matches!(message, FromAgent::Hello { .. });
         if !requests::permitted(requests::of_agent(&message), requests::Asker::Agent, greeted) {
             log::error!("the agent sent what it may not, it is ended");

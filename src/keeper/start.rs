@@ -4,7 +4,7 @@ use crate::cgroup::Layout;
 use crate::config::{self, Settings};
 use crate::exit::{Code, Error};
 use crate::image::store::Store as Images;
-use crate::keeper::adopt::{adopt, end_old_roles};
+use crate::keeper::adopt::{adopt, end_strays_of_ours};
 use crate::keeper::children::Agent;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
@@ -231,7 +231,7 @@ impl Keeper {
             Vec::new()
         });
         let pids: Vec<i32> = live.iter().filter_map(Live::pid).collect();
-        end_old_roles(&pids);
+        end_strays_of_ours(&mut self.ctx, &pids);
         for live in live {
             self.app_entry(&live.key.app.clone()).live.push(live);
         }

@@ -51,7 +51,7 @@ impl Store {
     /// Makes `desired` the state that the next start finds. One write of a few hundred bytes and one sync.
     pub fn save(&mut self, desired: &Desired) -> io::Result<()> {
         let generation = self.generation + 1;
-        let name = if generation % 2 == 0 { "state.a" } else { "state.b" };
+        let name = if generation.is_multiple_of(2) { "state.a" } else { "state.b" };
         let path = self.data.join(name);
         let fresh = !path.exists();
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;

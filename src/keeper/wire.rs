@@ -142,7 +142,12 @@ fn container_report(row: crate::ipc::ContainerRow) -> wire::ContainerReport {
 fn about(keeper: &Keeper) -> wire::About {
     let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let data = &keeper.ctx.settings.data_dir;
-    let free = nix::sys::statvfs::statvfs(data.as_str()).ok().map(|s| s.blocks_available() as u64 * s.fragment_size() as u64);
+    let free = nix::sys::statvfs::statvfs(data.as_str()).ok().map(|s| {
+        // 32 bits wide on 32-bit ARM.
+        #[allow(clippy::unnecessary_cast, reason = "of another width on other architectures")]
+        let bytes = s.blocks_available() as u64 * s.fragment_size() as u64;
+        bytes
+    });
     let features = match keeper.ctx.layout.kind() {
         crate::cgroup::Kind::V1 => "cgroup1",
         crate::cgroup::Kind::V2 => "cgroup2",

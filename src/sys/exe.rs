@@ -7,19 +7,22 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Far above any build of ours; a running program cannot grow meanwhile, but a copy has a maximum all the same.
+const MAX_PROGRAM: u64 = 64 << 20;
 
 const SEALS: SealFlag = SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
 /// Copies the running program into a sealed memory file, or takes the running one when it is such a file already.
 pub fn sealed() -> io::Result<OwnedFd> {
-    let mut running = File::open("/proc/self/exe")?;
+    let running = File::open("/proc/self/exe")?;
     if is_sealed(running.as_fd()) {
         return Ok(running.into());
     }
     let mut copy = File::from(memfd()?);
-    io::copy(&mut running, &mut copy)?;
+    io::copy(&mut running.take(MAX_PROGRAM), &mut copy)?;
     fcntl(copy.as_fd(), FcntlArg::F_ADD_SEALS(SEALS))?;
     // A descriptor open for writing makes exec answer ETXTBSY: hand out a fresh read-only one.
     Ok(File::open(super::fd::proc_path(&copy))?.into())
