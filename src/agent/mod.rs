@@ -30,6 +30,8 @@ const RESOLVER_IDLE: Duration = Duration::from_secs(1);
 /// # Errors
 /// A sentence: no keeper, bad settings, or a lock-down that did not take.
 pub fn main() -> Result<(), String> {
+    // Keeper's protection from the OOM killer is not for the process that reads what strangers send.
+    let _ = crate::sys::process::set_oom_score(0);
     let socket =
         fd::inherited(fd::FIRST).map_err(|e| format!("agent has no socket to keeper (it is started by keeper, not by hand): {e}"))?;
     let conn = Conn::new(socket);

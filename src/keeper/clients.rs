@@ -159,7 +159,10 @@ impl Keeper {
         let Some(client) = self.client(id) else { return };
         match encode(reply) {
             Ok(frame) => client.queue.push_back((frame, fds)),
-            Err(e) => log::error!("cannot answer: {e}"),
+            Err(e) => {
+                log::error!("cannot answer: {e}");
+                return self.refuse(id, Reason::Internal, format!("the answer is too long: {e}"));
+            }
         }
         self.flush_client(id);
     }

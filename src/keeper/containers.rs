@@ -161,6 +161,11 @@ impl Live {
             Some(Action::Kill) => self.kill(ctx),
             None => {}
         }
+        if self.life.state == ContainerState::Stopping && self.process.is_none() && self.launching.is_none() {
+            // It waited for its start, or for its old group to go: there is nobody whose end would come as an event.
+            self.relaunch = None;
+            return self.event(ctx, Event::StartFailed { retry: false }, now);
+        }
         if before != self.life.state {
             ctx.dirty = true;
             self.begun |= self.life.state == ContainerState::Running;

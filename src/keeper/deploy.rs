@@ -188,7 +188,8 @@ impl Keeper {
             kept: old.as_ref().and_then(|e| e.in_force().cloned()),
             held: Vec::new(),
         };
-        self.desired.entries.insert(position.unwrap_or(self.desired.entries.len()), entry);
+        self.desired.entries.push(entry);
+        desired::forget_oldest(&mut self.desired.entries);
         if let Err(e) = self.store.save(&self.desired) {
             self.desired = before;
             return Err(io_failure("record the document", &e));
@@ -243,6 +244,8 @@ impl Keeper {
             Some(e) if e.state == State::Failed => e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore)),
             Some(e) => Some(Work::new(e.origin, e.newest, Aim::Deploy)),
         };
+        // What stage is bringing in belongs to the work that ends here.
+        self.stop_stage_of(name);
         let app = self.app_entry(name);
         match work {
             Some(work) => app.work = Some(work),
@@ -255,7 +258,7 @@ impl Keeper {
     fn shadow_losers(&mut self, name: &Name, winner: Option<&Entry>) {
         let Some(winner) = winner else { return };
         let mut acks = Vec::new();
-        for e in self.desired.entries.iter_mut().filter(|e| e.app == *name && e.origin != winner.origin && e.state == State::Accepted) {
+        for e in self.desired.entries.iter_mut().filter(|e| e.app == *name && e.origin != winner.origin && in_work(e.state)) {
             e.state = if e.newest.removal { State::Removed } else { State::Held };
             e.refusal = (e.state == State::Held).then(|| failure(Reason::Policy, SHADOWED).into());
             acks.push((e.origin.clone(), entry_ack(e)));
@@ -568,6 +571,10 @@ pub fn entry_ack(entry: &Entry) -> Ack {
         rolled_back_to: kept.map(|k| (k.seq, k.sha256)),
         progress: None,
     }
+}
+
+fn in_work(state: State) -> bool {
+    !state.is_terminal() && state != State::Held
 }
 
 /// Every error of a document, bounded: the answer must fit a message.

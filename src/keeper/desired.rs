@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Most apps on a device, whoever wants them.
 pub const MAX_APPS: usize = 32;
 
+/// Most tombstones remembered: enough that one which is still retained at a broker is known when it comes again, few enough for one record.
+pub const MAX_GONE: usize = 64;
+
 /// One accepted document of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
@@ -109,6 +112,17 @@ pub fn ownership(entries: &[Entry], origin: &Origin, app: &Name) -> Option<(Reas
 /// Nothing of it runs and nothing is wanted.
 pub fn is_gone(entry: &Entry) -> bool {
     entry.newest.removal && entry.state == State::Removed
+}
+
+/// Forgets the oldest tombstones. Entries stand in the order in which their documents were accepted.
+pub fn forget_oldest(entries: &mut Vec<Entry>) {
+    let gone = entries.iter().filter(|e| is_gone(e)).count();
+    let mut over = gone.saturating_sub(MAX_GONE);
+    entries.retain(|e| {
+        let forget = over > 0 && is_gone(e);
+        over -= usize::from(forget);
+        !forget
+    });
 }
 
 /// Which entry of an app is in force: the command line's, else the device's, else that of the first group of which this device is a member.
@@ -218,6 +232,15 @@ mod tests {
         assert_eq!(ownership(&remote, &Origin::Group("g".parse().unwrap()), &app), None);
         let gone = [entry(Origin::Device, None, None, "a", true)];
         assert_eq!(ownership(&gone, &Origin::Local, &app), None);
+    }
+
+    #[test]
+    fn the_oldest_tombstones_are_forgotten_and_nothing_else() {
+        let mut all: Vec<Entry> = (0..super::MAX_GONE as u64 + 3).map(|n| entry(Origin::Device, Some(n), Some(n), "a", true)).collect();
+        all.insert(1, entry(Origin::Device, Some(99), Some(99), "a", false));
+        super::forget_oldest(&mut all);
+        assert_eq!(all.len(), super::MAX_GONE + 1);
+        assert_eq!(all.iter().take(2).map(|e| e.mark).collect::<Vec<_>>(), [Some(99), Some(3)]);
     }
 
     #[test]

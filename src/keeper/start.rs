@@ -14,7 +14,7 @@ use crate::keeper::store::{Desired, Store};
 use crate::keeper::{End, Keeper};
 use crate::manifest::{Id, Name};
 use crate::sys::fd::read_file;
-use crate::sys::{exe, time};
+use crate::sys::{exe, process, time};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::ffi::{CString, OsString};
@@ -32,6 +32,8 @@ pub const SETTINGS: &str = "/etc/wherry/settings.json";
 const ENV_EXE: &str = "WHERRY_EXE";
 /// Panics in a row; each one waits longer before keeper acts again.
 const ENV_PANICS: &str = "WHERRY_PANICS";
+/// The kernel's OOM killer takes keeper among the last (proc_pid_oom_score_adj(5), -1000 to 1000).
+const OOM_SCORE: i32 = -900;
 /// A keeper that ran this long after a panic has recovered.
 const RECOVERED: Duration = Duration::from_secs(60);
 
@@ -64,6 +66,10 @@ fn serve(config: &Path) -> Result<(), String> {
     let program = run_from_memory()?;
     wait_out_panics();
     let settings = load(config)?;
+    // Refused without CAP_SYS_RESOURCE, and then keeper is as likely a victim as any.
+    if let Err(e) = process::set_oom_score(OOM_SCORE) {
+        log::debug!("cannot lower keeper's OOM score: {e}");
+    }
     log::set_max_level(log_level(&settings));
     let started = time::boottime();
     let mut keeper = open(settings)?;
@@ -266,7 +272,7 @@ impl Keeper {
     }
 }
 
-/// Execs the program on disk under the same pid; comes back only with an error.
+/// Execs the program on disk under the same pid, or, if that cannot be run, the sealed one again; comes back only with an error.
 fn upgrade(keeper: Keeper, on_disk: &Path, recovered: bool) -> String {
     // Every descriptor is close-on-exec: sockets, pidfds and the lock go now, roles end with their sockets, containers stay.
     drop(keeper);
@@ -278,5 +284,7 @@ fn upgrade(keeper: Keeper, on_disk: &Path, recovered: bool) -> String {
     let mut env = environment(on_disk, panics);
     env.retain(|v| !v.as_bytes().starts_with(ENV_EXE.as_bytes()));
     let failed = nix::unistd::execve(&path, &arguments(), &env).unwrap_err();
-    format!("cannot exec {}: {failed}", on_disk.display())
+    log::error!("cannot run {}: {failed}; this release goes on", on_disk.display());
+    let again = exe::sealed().map(|sealed| exe::exec(sealed.as_fd(), &arguments(), &environment(on_disk, panics)));
+    format!("cannot exec {}: {failed}, nor the running program: {again:?}", on_disk.display())
 }

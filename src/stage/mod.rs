@@ -33,6 +33,8 @@ use std::process::ExitCode;
 /// The role.
 pub fn main() -> ExitCode {
     crate::log::init("stage", None);
+    // Not keeper's own score: with no memory left, bringing in an image must give way. Hash and unpack inherit it.
+    let _ = crate::sys::process::set_oom_score(500);
     let Ok(keeper) = inherited(3).map(Conn::new) else { return ExitCode::FAILURE };
     let done = match keeper.recv::<ToStage>() {
         Ok(Some(ToStage::Pull(job))) => pull(&keeper, &job),

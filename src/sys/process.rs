@@ -185,6 +185,14 @@ fn errno() -> i32 {
     nix::errno::Errno::last_raw()
 }
 
+/// Sets how likely the OOM killer takes this process, -1000 (never) to 1000 (first); children inherit it.
+///
+/// # Errors
+/// `EACCES` when it would be lowered without CAP_SYS_RESOURCE.
+pub fn set_oom_score(score: i32) -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+}
+
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Ended {
