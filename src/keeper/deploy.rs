@@ -408,7 +408,7 @@ impl Keeper {
             let Some(image) = self.resolved(name, &container)? else {
                 return Err(failure(Reason::ImageMissing, format!("image {} is not in the store", container.image.reference)));
             };
-            ready.push(make_ready(name, container, &image)?);
+            ready.push(make_ready(container, &image)?);
         }
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(()) };
         let (aim, sha256) = (work.aim, work.version.sha256);
@@ -584,8 +584,8 @@ fn refusals(faults: &Faults) -> Vec<Refusal> {
     errors.take(MAX).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
 }
 
-fn make_ready(app: &Name, container: Container, image: &crate::image::Record) -> Result<Ready, Failure> {
-    let spec = container::build(&container, &image.config, app.as_str())?;
+fn make_ready(container: Container, image: &crate::image::Record) -> Result<Ready, Failure> {
+    let spec = container::build(&container, &image.config, container.name.as_str())?;
     let mut rules = Rules { restart: container.restart, stop: container.stop };
     rules.stop.signal = rules.stop.signal.or(image.config.stop_signal);
     Ok(Ready { name: container.name, image: container.image.reference.text, digest: image.digest, spec, rules, log: container.log })
