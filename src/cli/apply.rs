@@ -151,9 +151,9 @@ fn sentence(ack: &Ack) -> String {
 
 fn step(ack: &Ack) -> Value {
     json!({
-        "app": ack.app, "seq": ack.seq, "sha256": ack.sha256, "attempt": ack.attempt, "state": ack.state,
+        "app": ack.app, "seq": ack.seq, "sha256": ack.sha256.hex(), "attempt": ack.attempt, "state": ack.state,
         "refusals": ack.refusals.iter().map(|r| json!({"reason": r.reason, "path": r.path, "message": r.message})).collect::<Vec<_>>(),
-        "rolled_back_to": ack.rolled_back_to.as_ref().map(|(seq, sha256)| json!({"seq": seq, "sha256": sha256})),
+        "rolled_back_to": ack.rolled_back_to.as_ref().map(|(seq, sha256)| json!({"seq": seq, "sha256": sha256.hex()})),
         "bytes": ack.progress.map(|p| p.bytes), "total": ack.progress.and_then(|p| p.total),
     })
 }

@@ -4,7 +4,7 @@ use super::args::{Call, scope};
 use super::client::{Client, unexpected};
 use super::print::{self, Table, duration, or_dash};
 use crate::exit::{Code, Error, visible};
-use crate::ipc::{AppRow, ContainerRow, Origin, Reply, Request};
+use crate::ipc::{AppRow, ContainerRow, Reply, Request};
 use crate::sys::process::Ended;
 use serde_json::{Value, json};
 
@@ -58,17 +58,9 @@ fn notes(apps: &[AppRow]) -> String {
 
 fn app_json(a: &AppRow) -> Value {
     json!({
-        "app": a.app, "origin": origin(&a.origin), "seq": a.seq, "sha256": a.sha256, "state": a.state, "overridden": a.overridden,
+        "app": a.app, "origin": a.origin.to_string(), "seq": a.seq, "sha256": a.sha256.hex(), "state": a.state, "overridden": a.overridden,
         "containers": a.containers.iter().map(container_json).collect::<Vec<_>>(),
     })
-}
-
-fn origin(o: &Origin) -> String {
-    match o {
-        Origin::Device => "device".into(),
-        Origin::Group(id) => format!("group:{id}"),
-        Origin::Local => "local".into(),
-    }
 }
 
 fn container_json(c: &ContainerRow) -> Value {
@@ -120,6 +112,7 @@ pub fn info(call: &Call) -> Result<u8, Error> {
 mod tests {
     use super::*;
     use crate::image::Digest;
+    use crate::ipc::Origin;
     use crate::protocol::{ContainerState, State};
 
     fn apps() -> Vec<AppRow> {

@@ -79,6 +79,17 @@ pub enum Origin {
     Local,
 }
 
+impl std::fmt::Display for Origin {
+    /// For people and `--json`: `device`, `group:NAME` or `local`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Device => f.write_str("device"),
+            Self::Group(id) => write!(f, "group:{id}"),
+            Self::Local => f.write_str("local"),
+        }
+    }
+}
+
 /// What the agent needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSettings {

@@ -86,7 +86,7 @@ pub fn info(keeper: &Keeper, name: &Name) -> Option<String> {
         live.iter().map(|l| (l.key.container.to_string(), container_info(keeper, l))).collect();
     let document = keeper.store.manifest(&entry.newest.sha256).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
     let info = serde_json::json!({
-        "app": row.app, "origin": row.origin, "seq": row.seq, "sha256": row.sha256, "state": row.state,
+        "app": row.app, "origin": row.origin.to_string(), "seq": row.seq, "sha256": row.sha256.hex(), "state": row.state,
         "refusal": entry.refusal, "overridden": row.overridden,
         "containers": containers, "document": document,
     });
@@ -97,7 +97,7 @@ fn container_info(keeper: &Keeper, live: &Live) -> serde_json::Value {
     let row = live.row(keeper.now());
     serde_json::json!({
         "state": row.state, "pid": row.pid, "uptime_s": row.uptime_s, "restarts": row.restarts, "image": row.image, "digest": row.digest,
-        "last_exit": row.last_exit, "error": row.error, "missing": row.missing, "cgroup": live.group_path(),
+        "last_exit": row.last_exit.map(super::wire::last_exit), "error": row.error, "missing": row.missing, "cgroup": live.group_path(),
         "spec": live.ready.spec, "restart": live.ready.rules.restart, "stop": live.ready.rules.stop, "log": live.ready.log,
     })
 }

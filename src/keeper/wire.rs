@@ -123,16 +123,21 @@ impl Keeper {
     }
 }
 
+/// The wire's words for an ending.
+pub fn last_exit(ended: Ended) -> wire::LastExit {
+    match ended {
+        Ended::Code(c) => wire::LastExit::Code(c),
+        Ended::Signal(s) => wire::LastExit::Signal(s),
+    }
+}
+
 fn container_report(row: crate::ipc::ContainerRow) -> wire::ContainerReport {
     wire::ContainerReport {
         state: row.state,
         since_s: row.uptime_s,
         restarts: row.restarts,
         image: row.digest,
-        last_exit: row.last_exit.map(|e| match e {
-            Ended::Code(c) => wire::LastExit::Code(c),
-            Ended::Signal(s) => wire::LastExit::Signal(s),
-        }),
+        last_exit: row.last_exit.map(last_exit),
         health: None,
         missing: row.missing.into_iter().collect(),
         error: row.error,
