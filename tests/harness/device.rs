@@ -252,15 +252,12 @@ impl Device {
         pids
     }
 
-    /// A control file of a container, from the first hierarchy that has it.
+    /// The first of these control files of a container that some hierarchy has.
     pub fn control_file(&self, scope: &str, names: &[&str]) -> String {
-        let path = format!("{}/{}", self.cgroup, if scope.contains('/') { scope.to_owned() } else { format!("{scope}/main") });
-        let files = hierarchies().into_iter().flat_map(|h| names.iter().map(move |n| h.join(n)).collect::<Vec<_>>());
-        let read = |p: PathBuf| {
-            let (dir, name) = (p.parent().unwrap(), p.file_name().unwrap());
-            fs::read_to_string(dir.join(&path).join(name)).ok()
-        };
-        files.into_iter().find_map(read).unwrap_or_else(|| panic!("no hierarchy has {names:?} for {scope}")).trim_end().to_owned()
+        let group = format!("{}/{}", self.cgroup, if scope.contains('/') { scope.to_owned() } else { format!("{scope}/main") });
+        let read = |name: &&str| hierarchies().iter().find_map(|h| fs::read_to_string(h.join(&group).join(name)).ok());
+        let found = names.iter().find_map(read).unwrap_or_else(|| panic!("no hierarchy has {names:?} for {scope}"));
+        found.trim_end().to_owned()
     }
 
     // ---- broker ----
