@@ -13,7 +13,7 @@ use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::policy;
 use crate::keeper::poll::Key;
 use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Whom};
-use crate::protocol::{Reason, State};
+use crate::protocol::{ContainerState, Reason, State};
 use std::io;
 use std::time::Duration;
 
@@ -433,6 +433,8 @@ impl Keeper {
         let Some(i) = self.apps.iter().position(|a| a.name == *name) else { return };
         let Self { ctx, apps, .. } = self;
         let app = &mut apps[i];
+        // What had ended when keeper took over again has run: its own policy, not the recovery, decides whether it runs once more.
+        let restoring = app.work.as_ref().is_some_and(|w| w.aim == Aim::Restore);
         let old: Vec<Ready> = app.live.iter().map(|l| l.next.clone().unwrap_or_else(|| l.ready.clone())).collect();
         for (container, change) in plan::changes(&old, &wanted) {
             let ready = wanted.iter().find(|r| r.name == container).cloned();
@@ -451,7 +453,8 @@ impl Keeper {
                     if let Err(f) = live.update(ctx, ready) {
                         (live.failure, live.begun) = (Some(f), false);
                     }
-                    if !held.contains(&container) && live.life.is_over() {
+                    let has_run = restoring && live.life.state == ContainerState::Exited;
+                    if !held.contains(&container) && live.life.is_over() && !has_run {
                         live.event(ctx, Event::Start, now);
                     }
                 }
