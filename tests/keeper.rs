@@ -68,7 +68,7 @@ fn the_manifest_overrides_the_image_configuration() {
 #[test]
 fn an_image_in_one_tar_runs_as_well() {
     let device = Device::new();
-    device.deploy(&manifest("web", with(sleeper(), json!({"image": {"ref": harness::archive()}}))));
+    device.deploy(&manifest("web", with(sleeper(), json!({"image": {"ref": harness::image::archive()}}))));
     device.running("web");
 }
 
@@ -823,7 +823,7 @@ fn a_stranger_may_not_connect() {
     let copy = device.dir.join("wherry");
     fs::copy(&device.program, &copy).unwrap();
     device.program = copy;
-    let outcome: harness::Outcome = device.command(&["ls"]).uid(65534).gid(65534).output().unwrap().into();
+    let outcome: harness::device::Outcome = device.command(&["ls"]).uid(65534).gid(65534).output().unwrap().into();
     assert_eq!(outcome.code, 77, "{outcome:?}");
     assert!(outcome.err.contains("Permission denied"), "{outcome:?}");
 }

@@ -71,6 +71,8 @@ pub struct Live {
     pub failure: Option<Failure>,
     /// Its payload was exec'd at least once since the document came.
     pub begun: bool,
+    /// It ended by itself while no keeper was there to see it, and its restart policy has decided.
+    pub finished: bool,
     missing: Vec<(String, String)>,
     group: String,
     launching: Option<Launching>,
@@ -96,6 +98,7 @@ impl Live {
             life: Life::default(),
             failure: None,
             begun: false,
+            finished: false,
             missing: Vec::new(),
             group,
             launching: None,
@@ -378,6 +381,8 @@ impl Live {
 
     /// It was found ended by a keeper that did not see it end.
     pub fn ended_unseen(&mut self, ctx: &mut Context, how: Option<Ended>, now: Duration) {
+        // One that was being stopped was to be gone, or to come back: that is for the desired state to say, not for its policy.
+        self.finished = self.life.state != ContainerState::Stopping;
         if !self.life.is_up() {
             // The record is from before its last event: it had a process.
             self.life.state = ContainerState::Running;

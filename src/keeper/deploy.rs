@@ -433,7 +433,7 @@ impl Keeper {
         let Some(i) = self.apps.iter().position(|a| a.name == *name) else { return };
         let Self { ctx, apps, .. } = self;
         let app = &mut apps[i];
-        // What had ended when keeper took over again has run: its own policy, not the recovery, decides whether it runs once more.
+        // What ended while no keeper was there has run: recovery alone is no reason to run it once more.
         let restoring = app.work.as_ref().is_some_and(|w| w.aim == Aim::Restore);
         let old: Vec<Ready> = app.live.iter().map(|l| l.next.clone().unwrap_or_else(|| l.ready.clone())).collect();
         for (container, change) in plan::changes(&old, &wanted) {
@@ -453,7 +453,7 @@ impl Keeper {
                     if let Err(f) = live.update(ctx, ready) {
                         (live.failure, live.begun) = (Some(f), false);
                     }
-                    let has_run = restoring && live.life.state == ContainerState::Exited;
+                    let has_run = restoring && live.finished && live.life.state == ContainerState::Exited;
                     if !held.contains(&container) && live.life.is_over() && !has_run {
                         live.event(ctx, Event::Start, now);
                     }

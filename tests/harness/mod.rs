@@ -11,8 +11,8 @@ pub mod image;
 
 use std::time::{Duration, Instant};
 
-pub use device::{Device, Outcome};
-pub use image::{archive, layout, slow};
+pub use device::Device;
+pub use image::{layout, slow};
 pub use nix::sys::signal::Signal;
 pub use serde_json::{Value, json};
 
