@@ -59,7 +59,7 @@ unlisted_symbols() {
         <(awk 'NF == 3 {print $3}' <<<"$defined" | cat - "$here/libseccomp/allowed-symbols" | sort -u)
 }
 
-# apt_install REASON PACKAGE...: installs what is missing, says so, starts no service.
+# apt_install REASON PACKAGE...: installs what is missing and says so.
 apt_install() {
     local reason=$1 missing=() package
     shift
@@ -82,4 +82,28 @@ apt_quietly() {
         die "apt-get $1 failed"
     fi
     rm -f "$log"
+}
+
+# While packages are installed, Debian asks this file whether a package may start its service: none may.
+policy=/usr/sbin/policy-rc.d policy_is_ours=
+forbid_services() {
+    [ ! -e "$policy" ] || return 0
+    policy_is_ours=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+}
+# Whoever calls apt_install_idle calls this in its exit trap too.
+restore_policy() {
+    [ -z "$policy_is_ours" ] || rm -f "$policy"
+    policy_is_ours=
+}
+
+# apt_install_idle REASON PACKAGE...: as apt_install, but nothing that came along runs, now or after the next boot.
+apt_install_idle() {
+    local had_mosquitto=
+    ! command -v mosquitto >/dev/null && [ ! -x /usr/sbin/mosquitto ] || had_mosquitto=yes
+    forbid_services
+    apt_install "$@"
+    restore_policy
+    [ -n "$had_mosquitto" ] || update-rc.d mosquitto disable >/dev/null 2>&1 || true
 }
