@@ -1,4 +1,5 @@
 # The board "host": is this machine fit, what does it lack, where is the binary? Sourced by board/run.
+# shellcheck shell=bash disable=SC2154 # variables of board/run
 
 announce() {
     cat <<'TEXT'

@@ -1,4 +1,5 @@
 # What a walk stands on: a private directory, a broker, keeper with its agent, an image; and the way out. Sourced by board/run.
+# shellcheck shell=bash disable=SC2154 # variables of board/run
 
 directory=''
 group=wherry/board-$$
