@@ -379,8 +379,11 @@ fn a_device_has_at_most_thirty_two_apps() {
 #[test]
 fn the_restart_policy_decides_what_happens_at_the_end() {
     let device = Device::new();
-    let ending = |code: u8, policy: &str| with(shell(&format!("exit {code}")), json!({"restart": {"policy": policy, "delay": "50ms", "max_delay": "50ms"}}));
-    let all = [("always", 0, true), ("always", 3, true), ("on-failure", 0, false), ("on-failure", 3, true), ("no", 0, false), ("no", 3, false)];
+    let ending = |code: u8, policy: &str| {
+        with(shell(&format!("exit {code}")), json!({"restart": {"policy": policy, "delay": "50ms", "max_delay": "50ms"}}))
+    };
+    let all =
+        [("always", 0, true), ("always", 3, true), ("on-failure", 0, false), ("on-failure", 3, true), ("no", 0, false), ("no", 3, false)];
     let map: serde_json::Map<String, Value> = all.iter().map(|(p, c, _)| (format!("{p}-{c}"), ending(*c, p))).collect();
     device.applied(&containers("web", map.into()));
     for (policy, code, restarts) in all {
@@ -589,7 +592,8 @@ fn exec_passes_code_signal_streams_environment_user_and_directory() {
 fn exec_reads_standard_input() {
     let device = Device::new();
     device.deploy(&manifest("web", sleeper()));
-    let mut child = device.command(&["exec", "-i", "web", "tr", "a-z", "A-Z"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        device.command(&["exec", "-i", "web", "tr", "a-z", "A-Z"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
     assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap(), "HELLO\n");
 }
@@ -615,7 +619,11 @@ fn exec_runs_with_the_confinement_of_its_container() {
 fn exec_with_a_terminal_gives_one() {
     let device = Device::new();
     device.deploy(&manifest("web", sleeper()));
-    let line = format!("{} --socket {}/run/control.sock exec -t web sh -c 'tty; stty size; exit 5'", device.program.display(), device.dir.display());
+    let line = format!(
+        "{} --socket {}/run/control.sock exec -t web sh -c 'tty; stty size; exit 5'",
+        device.program.display(),
+        device.dir.display()
+    );
     let out = std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(said.contains("/dev/pts/") || said.contains("/dev/console"), "{said}");
@@ -718,7 +726,8 @@ fn statistics_equal_the_kernels_files_once_the_container_is_frozen() {
     assert_eq!(c["memory"]["max"], 64 << 20);
     assert_eq!(c["pids"]["current"], number(&["pids.current"]));
     let ns = device.control_file("web", &["cpuacct.usage", "cpu.stat"]);
-    let usage = ns.parse::<u64>().map(|ns| ns / 1000).unwrap_or_else(|_| ns.lines().next().unwrap().rsplit_once(' ').unwrap().1.parse().unwrap());
+    let usage =
+        ns.parse::<u64>().map(|ns| ns / 1000).unwrap_or_else(|_| ns.lines().next().unwrap().rsplit_once(' ').unwrap().1.parse().unwrap());
     assert_eq!(c["cpu"]["usage_us"], usage);
     assert_eq!(c["net"]["rx"], 0);
     for (figure, value) in [("io.read", &c["io"]["read"]), ("psi", &c["psi"])] {

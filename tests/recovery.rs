@@ -2,7 +2,9 @@
 
 mod harness;
 
-use harness::{Device, Signal, Value, eventually, is_alive, json, kill, manifest, numbered, role_of, shell, sleeper, steadily, with, within};
+use harness::{
+    Device, Signal, Value, eventually, is_alive, json, kill, manifest, numbered, role_of, shell, sleeper, steadily, with, within,
+};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,7 +64,10 @@ fn a_killed_keeper_finds_its_containers_again() {
 fn a_container_that_ended_while_keeper_was_down_keeps_its_exit_code_and_its_policy() {
     let mut device = Device::new();
     let waits = |code: u8, policy: &str| {
-        with(shell(&format!("while [ ! -e /tmp/go ]; do sleep 0.02; done; exit {code}")), json!({"restart": {"policy": policy, "delay": "50ms"}}))
+        with(
+            shell(&format!("while [ ! -e /tmp/go ]; do sleep 0.02; done; exit {code}")),
+            json!({"restart": {"policy": policy, "delay": "50ms"}}),
+        )
     };
     device.deploy(&json!({"wherry": 1, "app": "web", "containers": {"once": waits(7, "no"), "again": waits(3, "on-failure")}}));
     let pids = [device.running("web/once"), device.running("web/again")];

@@ -48,14 +48,7 @@ impl Broker {
     /// Not started yet. With credentials, nobody else is let in.
     pub fn new(dir: &Path, credentials: Option<(&str, &str)>) -> Self {
         let credentials = credentials.map(|(user, password)| (user.to_owned(), password.to_owned()));
-        let broker = Self {
-            dir: dir.to_owned(),
-            port: free_port(),
-            credentials,
-            process: None,
-            listener: None,
-            seen: Arc::default(),
-        };
+        let broker = Self { dir: dir.to_owned(), port: free_port(), credentials, process: None, listener: None, seen: Arc::default() };
         let access = match &broker.credentials {
             None => "allow_anonymous true".into(),
             Some((user, password)) => {

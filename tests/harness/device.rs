@@ -293,7 +293,12 @@ impl Device {
     /// Acks of one document, oldest first.
     pub fn acks(&self, sha: &str) -> Vec<Value> {
         let prefix = self.topic("out/ack/");
-        self.broker.messages().into_iter().filter(|m| m.topic.starts_with(&prefix) && m.payload["sha256"] == sha).map(|m| m.payload).collect()
+        self.broker
+            .messages()
+            .into_iter()
+            .filter(|m| m.topic.starts_with(&prefix) && m.payload["sha256"] == sha)
+            .map(|m| m.payload)
+            .collect()
     }
 
     /// States of those, repeated progress left out.

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 const EDITION: &str = "5";
 
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "cp", "date", "dd", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount", "ps",
-    "pwd", "rm", "seq", "sh", "sleep", "stty", "tail", "touch", "tr", "true", "tty", "usleep", "wc", "yes", "printf",
+    "cat", "chmod", "cp", "date", "dd", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount",
+    "ps", "pwd", "rm", "seq", "sh", "sleep", "stty", "tail", "touch", "tr", "true", "tty", "usleep", "wc", "yes", "printf",
 ];
 
 /// Shows what the image's configuration and the manifest made of it, then waits for its stop signal.
@@ -88,7 +88,8 @@ fn build(work: &Path) {
 }
 
 fn fill(root: &Path) {
-    for (name, mode) in [("bin", 0o755), ("etc", 0o755), ("work", 0o755), ("tmp", 0o1777), ("proc", 0o755), ("dev", 0o755), ("sys", 0o755)] {
+    for (name, mode) in [("bin", 0o755), ("etc", 0o755), ("work", 0o755), ("tmp", 0o1777), ("proc", 0o755), ("dev", 0o755), ("sys", 0o755)]
+    {
         fs::create_dir_all(root.join(name)).unwrap();
         fs::set_permissions(root.join(name), Permissions::from_mode(mode)).unwrap();
     }
