@@ -293,6 +293,7 @@ impl Keeper {
         let Some(stage) = self.take_stage() else { return };
         let died = || Failure { reason: Reason::Internal, message: "stage ended without an answer (killed for memory?)".into() };
         let result = stage.result.unwrap_or_else(|| Err(died()));
+        self.ctx.reap_later(stage.child);
         self.staged(&stage.app, &stage.container, result);
     }
 
@@ -319,7 +320,6 @@ impl Keeper {
         let stage = self.stage.take()?;
         self.ctx.poll.remove(&stage.child.pidfd, stage.exit);
         self.ctx.poll.remove(&stage.conn, stage.token);
-        self.ctx.reap();
         Some(stage)
     }
 

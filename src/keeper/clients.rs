@@ -118,6 +118,8 @@ impl Keeper {
             Ok(Some((request, fds))) => self.on_request(id, request, fds),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Ok(None) => self.drop_client(id),
+            // It left before it had read all that we sent.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => self.drop_client(id),
             Err(e) => {
                 log::warn!("a request cannot be read: {e}");
                 self.refuse(id, Reason::Internal, e.to_string());
