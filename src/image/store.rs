@@ -203,7 +203,8 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn encode(record: &Record) -> io::Result<Vec<u8>> {
+/// The record as it stands on flash.
+pub fn encode(record: &Record) -> io::Result<Vec<u8>> {
     let body = postcard::to_stdvec(record).map_err(io::Error::other)?;
     let bytes = [&[VERSION][..], &checksum(&body).to_le_bytes(), &body].concat();
     if bytes.len() > MAX_RECORD {
@@ -212,7 +213,8 @@ fn encode(record: &Record) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+/// The record in these bytes; `None` if they are damaged or of another version.
+pub fn decode(bytes: &[u8]) -> Option<Record> {
     let (version, rest) = bytes.split_first()?;
     let (sum, body) = rest.split_first_chunk::<4>()?;
     if *version != VERSION || u32::from_le_bytes(*sum) != checksum(body) {

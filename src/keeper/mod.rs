@@ -24,7 +24,7 @@ mod poll;
 mod report;
 pub mod requests;
 mod ring;
-mod runtime;
+pub mod runtime;
 mod start;
 pub mod store;
 mod wire;

@@ -165,13 +165,16 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(tmp, path)
 }
 
-fn encode(record: &Record) -> io::Result<Vec<u8>> {
+/// The record's bytes.
+pub fn encode(record: &Record) -> io::Result<Vec<u8>> {
     postcard::to_extend(record, vec![VERSION]).map_err(|e| io::Error::other(e.to_string()))
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
-    match bytes.split_first() {
-        Some((&VERSION, body)) => postcard::from_bytes(body).ok(),
+/// The record in these bytes, exactly one; `None` if they are none, or of another version.
+pub fn decode(bytes: &[u8]) -> Option<Record> {
+    let body = bytes.strip_prefix(&[VERSION])?;
+    match postcard::take_from_bytes(body) {
+        Ok((record, [])) => Some(record),
         _ => None,
     }
 }

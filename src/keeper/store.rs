@@ -114,7 +114,8 @@ fn file_name(digest: &Digest) -> String {
     format!("{}.json", digest.hex())
 }
 
-fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
+/// The bytes of one slot.
+pub fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
     let body = postcard::to_stdvec(desired).map_err(|e| io::Error::other(e.to_string()))?;
     if body.len() > MAX_RECORD - HEADER {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "desired state is too large to record"));
@@ -131,7 +132,8 @@ fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
+/// Number and state in these bytes; `None` if they are damaged or of another version.
+pub fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
     let (head, body) = bytes.split_at_checked(HEADER)?;
     let (said, crc) = head.split_at_checked(HEADER - 4)?;
     let mut sum = Crc::new();
