@@ -170,6 +170,7 @@ step_tombstone() {
         show "mosquitto_pub -h 127.0.0.1 -p \$PORT -q 1 -r -t \$TOPIC/in/desired/$app -f no-$app.json"
         await 30 "the answer \"removed\" for $app" acked removed "$app"
     done
+    show "tail -n 1 acks | jq -c '{app, state}'"
     await 10 "no process, control group, mount or image left" all_gone
     show 'wherry ls'
     show "find /sys/fs/cgroup/ -path '*/$group/*' -type d"
@@ -221,7 +222,5 @@ own_pss() {
 
 wait_for_the_end() {
     printf '\nThe app demo runs on. Ctrl-C ends everything and leaves nothing behind.\n'
-    sleep infinity &
-    running+=($!)
-    wait $!
+    patiently sleep infinity
 }
