@@ -402,7 +402,7 @@ fn a_frame_that_is_too_long_is_neither_written_nor_read() {
     use std::os::fd::AsFd;
     // Sent past our own check, as a hostile peer would.
     let frame = postcard::to_extend(&large(MAX_FRAME + 100), vec![wherry::ipc::VERSION]).unwrap();
-    wherry::sys::socket::send(&a.as_fd(), &frame, &[]).unwrap();
+    wherry::sys::socket::send(a.as_fd(), &frame, &[]).unwrap();
     assert!(b.recv::<Request>().is_err());
 }
 
