@@ -1,28 +1,59 @@
 //! Wherry: containers small enough for a router.
+//!
+//! One program, several processes; each role's `main` is a module here. Start reading with [`keeper`]: it decides everything. Roles come first, then
+//! meaning (pure), then building blocks, then the floor.
+//!
+//! # Who may do what
+//!
+//! | role | lives | privileges | does |
+//! |---|---|---|---|
+//! | [`keeper`] | always | root, one thread, no network | owns the desired state, decides, starts every other role, waits for none |
+//! | [`agent`] | child of keeper | own user, no capabilities, system call filter | MQTT and TLS; ferries bytes, decides nothing |
+//! | [`stage`] | per image | root, no network | brings one image into the store; may block, so keeper does not |
+//! | [`hash`] | per blob | own user; may read, write, exit | the digest; parses nothing, so no parser vouches for its own input |
+//! | [`unpack`] | per layer | own user, pid, net and mount namespaces, caged in the staging directory | decompresses and unpacks |
+//! | [`finish`] | inside stage, once unpack is dead | root | whiteouts, opaque marks, the rename that makes a layer |
+//! | [`launch`] | per start | root, own mount namespace | mounts and clones pid 1 as keeper's child, then is gone |
+//! | [`init`] | pid 1 of a container | the container's, less | reaps, forwards signals, writes the exit record |
+//! | [`cli`] | on demand | the caller's | the local command line |
+//!
+//! `stage` stands between keeper and hash/unpack because planning an image means waiting for one process after the other: in keeper it would be a
+//! second state machine, in a process of its own it is a sequence, and a kill at any point leaves only `staging/`.
+//!
+//! # Invariants
+//!
+//! 1. Unsafe code stands only in [`sys`], each block with a SAFETY sentence.
+//! 2. `agent` names nothing of `container cgroup keeper launch`; `keeper` names nothing of `agent`, MQTT, TLS, HTTP, archives.
+//! 3. `manifest config protocol stats` and keeper's `desired plan lifecycle policy ring` do no input or output and never read a clock.
+//! 4. Everything read from a process, a file or the network has a written maximum.
+//! 5. Keeper never waits for a less trusted process: sockets do not block, queues are bounded, who does not keep up is ended.
+//! 6. No container exists unrecorded: its pid is on record before pid 1 gets `Go`; without it, pid 1 exits by itself.
+//! 7. Every mount of a container lives in its own mount namespace: the kernel cleans up after any crash.
+//! 8. Only `main.rs` and [`exit`] print an error and end the process.
+//!
+//! The first four and the last are held by `tests/tidy.rs`, the rest by `tests/recovery.rs` and `tests/runtime/`.
 
 // ---- roles: each is one process ----
-pub mod agent;
-pub mod cli;
-pub mod hash;
-pub mod init;
 pub mod keeper;
-pub mod launch;
+pub mod agent;
 pub mod stage;
+pub mod hash;
 pub mod unpack;
-
-// ---- steps that run inside a role ----
 pub mod finish;
+pub mod launch;
+pub mod init;
+pub mod cli;
 
 // ---- meaning: pure types and decisions, no input, no output, no clock ----
-pub mod config;
 pub mod manifest;
+pub mod config;
 pub mod protocol;
 pub mod stats;
 
 // ---- building blocks ----
+pub mod container;
 pub mod cgroup;
 pub mod confine;
-pub mod container;
 pub mod device;
 pub mod image;
 pub mod ipc;

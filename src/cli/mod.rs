@@ -1,6 +1,6 @@
 //! The local command line: asks keeper over its socket, or looks by itself.
 //!
-//! [`verbs`] is the table of all commands; each has one function elsewhere in this room. Nothing here decides anything
+//! `verbs` is the table of all commands; each has one function elsewhere in this room. Nothing here decides anything
 //! about containers.
 
 mod apply;
