@@ -255,6 +255,33 @@ fn a_group_document_runs_and_the_devices_own_beats_it() {
     assert_eq!(device.pid("web"), None, "a device tombstone means not here");
 }
 
+#[test]
+fn leaving_a_group_removes_its_apps() {
+    let mut device = Device::with(json!({"groups": ["lab"]}));
+    device.broker.publish("wherry/v1/g/lab/desired/web", manifest("web", sleeper()).to_string().as_bytes(), true);
+    let pid = device.running("web");
+    device.deploy(&manifest("own", sleeper()));
+    device.end(Signal::SIGTERM);
+    device.settings["groups"] = json!([]);
+    device.start();
+    device.running("own");
+    eventually("it is gone", || (!harness::is_alive(pid) && device.app("web").is_none()).then_some(()));
+}
+
+#[test]
+fn after_a_restart_of_the_broker_the_device_tells_everything_again() {
+    let mut device = Device::new();
+    device.applied(&manifest("web", sleeper()));
+    device.broker.down();
+    let before = device.said("reported").len();
+    device.broker.up();
+    device.online();
+    eventually("reported again", || (device.said("reported").len() > before).then_some(()));
+    let presence = eventually("online again", || device.said("presence").into_iter().find(|p| p["conn"] == 2 && p["state"] == "online"));
+    assert_eq!(presence["boot"], 1);
+    device.deploy(&manifest("two", sleeper()));
+}
+
 // ---- bad input ----
 
 /// What is refused leaves what runs alone.
@@ -372,6 +399,123 @@ fn a_device_has_at_most_thirty_two_apps() {
     let sha = device.publish(&manifest("one-more", sleeper()));
     device.refused(&sha, "rejected", "policy");
     eventually("all have run", || device.json(&["ls"]).as_array().unwrap().iter().all(|a| a["state"] == "running").then_some(()));
+}
+
+#[test]
+fn a_failed_update_of_one_container_returns_the_whole_app() {
+    let device = Device::new();
+    device.deploy(&containers("web", json!({"one": sleeper(), "two": sleeper()})));
+    let two = device.running("web/two");
+    let bad = with(sleeper(), json!({"command": ["/bin/nothing"]}));
+    let sha = device.publish(&containers("web", json!({"one": shell("exec sleep 4242"), "two": sleeper(), "three": bad})));
+    let ack = device.refused(&sha, "failed", "exec");
+    assert!(ack["rolled_back_to"].is_string(), "{ack}");
+    device.running("web/one");
+    eventually("the third is gone", || device.container("web/three").is_none().then_some(()));
+    assert_eq!(device.running("web/two"), two, "what both versions share runs on");
+    let argv = device.exec("web/one", &["sh", "-c", "tr '\\0' ' ' </proc/2/cmdline"]);
+    assert_eq!(argv, "sleep 100000");
+}
+
+/// An image of this device's own, to be damaged.
+fn own_layout(device: &Device) -> std::path::PathBuf {
+    let own = device.dir.join("layout");
+    let copied = std::process::Command::new("cp").arg("-r").arg(harness::image::dir().join("layout")).arg(&own).status().unwrap();
+    assert!(copied.success());
+    own
+}
+
+#[test]
+fn a_damaged_layer_is_noticed_and_nothing_of_it_stays() {
+    let mut device = Device::prepared(json!({}));
+    device.settings["import_dirs"] = json!([device.dir, harness::image::dir()]);
+    device.broker.up();
+    device.start();
+    device.online();
+    device.deploy(&manifest("web", sleeper()));
+    let pid = device.running("web");
+    let layout = own_layout(&device);
+    let size = |p: &std::path::PathBuf| fs::metadata(p).unwrap().len();
+    let blobs = fs::read_dir(layout.join("blobs/sha256")).unwrap().map(|e| e.unwrap().path());
+    let layer = blobs.max_by_key(size).unwrap();
+    let mut bytes = fs::read(&layer).unwrap();
+    // The last byte: all of the archive has been unpacked by the time it comes.
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&layer, bytes).unwrap();
+    // Another image with the same layer is in the store already: the damaged one must not borrow its good name unread.
+    device.ack(&device.publish(&tombstone("web")), "removed");
+    assert!(!harness::is_alive(pid));
+    eventually("the store is empty", || (fs::read_dir(device.dir.join("data/layers")).unwrap().count() == 0).then_some(()));
+    let sha = device.publish(&manifest("bad", with(sleeper(), json!({"image": {"ref": format!("oci:{}:plain", layout.display())}}))));
+    let ack = device.ack(&sha, "failed");
+    assert!(ack["reason"] == "digest_mismatch" || ack["reason"] == "unpack", "{ack}");
+    for dir in ["layers", "images", "staging"] {
+        let left: Vec<_> = fs::read_dir(device.dir.join("data").join(dir)).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn an_image_larger_than_the_device_allows_fails_and_leaves_nothing() {
+    let device = Device::with(json!({"limits": {"max_image_bytes": "8M"}}));
+    let sha = device.publish(&manifest("web", with(sleeper(), json!({"image": {"ref": harness::slow()}}))));
+    device.refused(&sha, "failed", "no_space");
+    for dir in ["layers", "images", "staging"] {
+        assert_eq!(fs::read_dir(device.dir.join("data").join(dir)).unwrap().count(), 0, "{dir}");
+    }
+}
+
+#[test]
+fn a_killed_stage_fails_the_deployment_and_the_next_one_works() {
+    let device = Device::new();
+    let sha = device.publish(&manifest("web", with(sleeper(), json!({"image": {"ref": harness::slow()}}))));
+    device.ack(&sha, "fetching");
+    kill(eventually("stage runs", || harness::role_of(device.keeper(), "stage")), Signal::SIGKILL);
+    device.refused(&sha, "failed", "internal");
+    device.deploy(&manifest("web", with(shell("exec sleep 77"), json!({"image": {"ref": harness::slow()}}))));
+    assert_eq!(fs::read_dir(device.dir.join("data/staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn garbage_on_the_control_socket_is_refused_and_keeper_goes_on() {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, send, socket};
+    use std::os::fd::AsRawFd;
+    let device = Device::new();
+    device.applied(&manifest("web", sleeper()));
+    let pid = device.running("web");
+    let dial = || {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        connect(fd.as_raw_fd(), &UnixAddr::new(&device.dir.join("run/control.sock")).unwrap()).map(|()| fd)
+    };
+    let hello = wherry::ipc::encode(&wherry::ipc::Request::List).unwrap();
+    let mut garbage: Vec<Vec<u8>> =
+        vec![vec![0], vec![255; 100], vec![wherry::ipc::VERSION], vec![7; 100_000], [&hello[..], b"x"].concat()];
+    // A list that says to be longer than anything.
+    garbage.push(vec![wherry::ipc::VERSION, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]);
+    for bytes in garbage {
+        let fd = dial().unwrap();
+        let _ = send(fd.as_raw_fd(), &bytes, nix::sys::socket::MsgFlags::MSG_NOSIGNAL);
+    }
+    // More connections than keeper takes, and none of them says a word.
+    let idle: Vec<_> = (0..80).map_while(|_| dial().ok()).collect();
+    assert!(idle.len() >= 64, "{}", idle.len());
+    drop(idle);
+    eventually("keeper answers again", || (device.wherry(&["ls"]).code == 0).then_some(()));
+    assert_eq!(device.running("web"), pid);
+}
+
+#[test]
+fn commands_are_answered_and_those_of_another_session_are_refused() {
+    let device = Device::new();
+    let ask = |id: &str, session: &str, retain| {
+        let command = json!({"wherry": 1, "session": session, "do": "stop", "app": "web"}).to_string();
+        device.broker.publish(&device.topic(&format!("in/cmd/{id}")), command.as_bytes(), retain);
+        eventually("an answer", || device.said(&format!("res/{id}")).pop())
+    };
+    assert_eq!(ask("a", "1.99", false)["reason"], "stale_session");
+    assert_eq!(ask("b", "1.1", false)["reason"], "unsupported");
+    device.broker.publish(&device.topic("in/cmd/c"), b"{", false);
+    assert_eq!(eventually("an answer", || device.said("res/c").pop())["reason"], "malformed");
 }
 
 // ---- restarts ----
@@ -821,6 +965,72 @@ fn the_hosts_mounts_stay_as_they_are_while_containers_run() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let ours: Vec<&str> = mounts.lines().filter(|l| l.contains(device.dir.to_str().unwrap())).collect();
     assert_eq!(ours.len(), 1, "keeper's one tmpfs: {ours:?}");
+}
+
+// ---- thrift ----
+
+/// Every file below a directory with its size and time of change.
+fn listing(dir: &std::path::Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let m = entry.metadata().unwrap();
+        found.push(format!("{} {} {}.{}", entry.path().display(), m.len(), m.mtime(), m.mtime_nsec()));
+        if m.is_dir() {
+            found.extend(listing(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn nothing_is_written_to_flash_while_nothing_changes() {
+    let device = Device::new();
+    let m = numbered("web", 1, shell("while true; do echo busy; sleep 0.1; done"));
+    let sha = device.publish(&m);
+    device.ack(&sha, "running");
+    eventually("the store is cleaned", || harness::role_of(device.keeper(), "stage").is_none().then_some(()));
+    let data = device.dir.join("data");
+    let before = listing(&data);
+    // Statistics, output, a repeated document, a new agent and a crash of the container are no reason to write.
+    device.publish(&m);
+    kill(device.agent(), Signal::SIGKILL);
+    let pid = device.running("web");
+    kill(pid, Signal::SIGKILL);
+    eventually("it runs again", || device.pid("web").filter(|p| *p != pid));
+    device.online();
+    device.stats("go on", |_| true);
+    assert_eq!(listing(&data), before);
+}
+
+#[test]
+fn keeper_keeps_no_descriptor_and_no_zombie_of_what_is_over() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let count = || fs::read_dir(format!("/proc/{}/fd", device.keeper())).unwrap().count();
+    let round = |n: u32| {
+        device.deploy(&manifest("web", shell(&format!("echo ready; exec sleep 1000{n}"))));
+        device.says("web", "ready");
+        device.exec("web", &["true"]);
+        device.wherry(&["exec", "web", "/bin/nothing"]);
+        let mut follower = Follower(device.command(&["logs", "-f", "web"]).stdout(Stdio::piped()).spawn().unwrap());
+        follower.until("ready\n");
+        device.wherry(&["run", "--rm", &layout("plain"), "true"]);
+        let sha = device.publish(&manifest("bad", with(sleeper(), json!({"command": ["/bin/nothing"], "args": [n.to_string()]}))));
+        device.ack(&sha, "failed");
+    };
+    round(0);
+    let before = eventually("all is quiet", || harness::role_of(device.keeper(), "stage").is_none().then(&count));
+    for n in 1..6 {
+        round(n);
+    }
+    eventually(&format!("{before} descriptors again"), || (count() <= before).then_some(()));
+    let zombies = || {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", device.keeper())).unwrap();
+        children.split_ascii_whitespace().filter(|p| !harness::is_alive(p.parse().unwrap())).count()
+    };
+    eventually("no zombie", || (zombies() == 0).then_some(()));
 }
 
 // ---- who may ask ----

@@ -8,6 +8,7 @@ use harness::{
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
+use wherry::keeper::runtime::{self, Phase, Record};
 
 /// Says a line every 50 ms, so that missing and doubled ones show.
 fn counter() -> Value {
@@ -124,6 +125,7 @@ fn a_killed_agent_is_replaced_and_no_container_notices() {
         device.said("presence").into_iter().rev().find(|p| p["state"] == "online" && p["conn"] == 2)
     });
     assert_eq!(presence["boot"], 1);
+    assert!(device.said("presence").iter().any(|p| p["state"] == "offline" && p["conn"] == 1), "the broker published its will");
     assert_ne!(device.agent(), agent);
     assert_eq!(device.running("web"), pid);
     assert_eq!(device.json(&["status"])["agent"]["restarts"], 1);
@@ -204,6 +206,28 @@ fn an_upgrade_without_init_can_still_wait_for_the_program() {
     assert_eq!(device.becomes("web", "exited")["last_exit"], json!({"code": 9}));
 }
 
+#[test]
+fn a_panicking_keeper_goes_on_under_the_same_pid() {
+    check_upgrade(|device| kill(device.keeper(), Signal::SIGUSR2));
+}
+
+#[test]
+fn a_keeper_that_panics_twice_waits_before_it_goes_on() {
+    let device = Device::new();
+    device.deploy(&manifest("web", counter()));
+    let (pid, keeper) = (device.running("web"), device.keeper());
+    for _ in 0..2 {
+        let agent = device.agent();
+        kill(keeper, Signal::SIGUSR2);
+        eventually("its agent is a new one", || role_of(keeper, "agent").filter(|a| *a != agent));
+        device.answers();
+    }
+    assert_eq!(device.running("web"), pid);
+    assert!(device.log().contains("keeper panicked 2 times in a row"), "{}", device.log());
+    let line = last_line(&device, "web");
+    eventually("output goes on", || (last_line(&device, "web") > line).then_some(()));
+}
+
 // ---- the device dies ----
 
 #[test]
@@ -250,6 +274,40 @@ fn a_damaged_state_record_leaves_the_one_before() {
     assert!(device.log().contains("is damaged"), "{}", device.log());
     // The record before is that of the deployment on its way: it is carried on.
     device.running("web");
+}
+
+#[test]
+fn a_removal_interrupted_by_a_crash_is_carried_on() {
+    let mut device = Device::new();
+    let stubborn = with(shell("trap '' TERM; echo ready; while true; do sleep 0.1; done"), json!({"stop": {"timeout": "2s"}}));
+    device.deploy(&manifest("web", stubborn));
+    device.says("web", "ready");
+    let pid = device.running("web");
+    let sha = device.publish(&json!({"wherry": 1, "app": "web", "remove": true}));
+    device.ack(&sha, "accepted");
+    device.becomes("web", "stopping");
+    device.end(Signal::SIGKILL);
+    assert!(is_alive(pid));
+    device.start();
+    device.ack(&sha, "removed");
+    assert!(!is_alive(pid) && device.app("web").is_none());
+}
+
+#[test]
+fn an_update_interrupted_by_a_crash_is_carried_on() {
+    let mut device = Device::new();
+    let stubborn = with(shell("trap '' TERM; echo ready; while true; do sleep 0.1; done"), json!({"stop": {"timeout": "1s"}}));
+    device.deploy(&manifest("web", stubborn));
+    device.says("web", "ready");
+    let pid = device.running("web");
+    let sha = device.publish(&manifest("web", sleeper()));
+    device.ack(&sha, "starting");
+    device.becomes("web", "stopping");
+    device.end(Signal::SIGKILL);
+    device.start();
+    device.ack(&sha, "running");
+    assert!(!is_alive(pid));
+    eventually("only the new one is in the group", || is_single(&device, "web").then_some(()));
 }
 
 // ---- containers die ----
@@ -337,4 +395,47 @@ fn a_group_without_a_record_is_ended_at_the_next_start() {
     assert!(old != new);
     eventually("the old one is gone", || (!is_alive(old)).then_some(()));
     eventually("only the new one is in the group", || is_single(&device, "web").then_some(()));
+}
+
+/// Changes the record of `web/main` while no keeper runs.
+fn forge(device: &Device, change: impl FnOnce(&mut Record)) {
+    let path = records(device, "web").pop().unwrap();
+    let mut record = runtime::decode(&fs::read(&path).unwrap()).unwrap();
+    change(&mut record);
+    fs::write(path, runtime::encode(&record).unwrap()).unwrap();
+}
+
+#[test]
+fn a_record_of_another_boot_is_not_believed() {
+    let mut device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let old = device.running("web");
+    device.end(Signal::SIGKILL);
+    forge(&device, |r| r.boot_id = "00000000-0000-0000-0000-000000000000".into());
+    device.start();
+    assert_ne!(device.running("web"), old);
+    eventually("only the new one is in the group", || is_single(&device, "web").then_some(()));
+}
+
+#[test]
+fn a_record_that_names_a_stranger_does_the_stranger_no_harm() {
+    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = stranger.id() as i32;
+    for right_time in [true, false] {
+        let mut device = Device::new();
+        device.deploy(&manifest("web", sleeper()));
+        let old = device.running("web");
+        device.end(Signal::SIGKILL);
+        // As if the number had come round to another process.
+        let start = if right_time { runtime::start_time(pid).unwrap() } else { 1 };
+        forge(&device, |r| r.phase = Phase::Process { pid, start });
+        device.start();
+        let new = eventually("a new one runs", || device.pid("web").filter(|p| *p != pid));
+        assert_ne!(new, old);
+        eventually("only the new one is in the group", || is_single(&device, "web").then_some(()));
+        device.ok(&["stop", "web"]);
+        assert!(is_alive(pid));
+    }
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
 }
