@@ -63,7 +63,9 @@ find_binary() {
 }
 
 check_binary() {
-    [ -f "$binary" ] && [ -x "$binary" ] || fail "there is no program $binary" "--bin takes the path of a wherry binary"
+    if [ ! -f "$binary" ] || [ ! -x "$binary" ]; then
+        fail "there is no program $binary" "--bin takes the path of a wherry binary"
+    fi
     "$binary" check >"$directory/check" 2>&1 && return 0
     cat "$directory/check" >&2
     fail "this kernel lacks what containers need: see the table" "$unfit"

@@ -1,5 +1,5 @@
 # What a walk stands on: a private directory, a broker, keeper with its agent, an image; and the way out. Sourced by board/run.
-# shellcheck shell=bash disable=SC2154 # variables of board/run
+# shellcheck shell=bash disable=SC2154,SC2016,SC2164 # variables of board/run; text for the reader to paste; run with set -e
 
 directory=''
 group=wherry/board-$$
@@ -155,7 +155,7 @@ end_sessions() {
 
 # A session's number is ours as long as one of its members lives.
 session_members() { ps -o pid= -s "$1"; }
-group_members() { cat /dev/null $(find /sys/fs/cgroup/ -path "*/$group/*" -name cgroup.procs 2>/dev/null); }
+group_members() { find /sys/fs/cgroup/ -path "*/$group/*" -name cgroup.procs -exec cat {} + 2>/dev/null; }
 
 signal_all() {
     local signal=$1 pids

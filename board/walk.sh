@@ -175,14 +175,14 @@ step_tombstone() {
     show 'wherry ls'
     show "find /sys/fs/cgroup/ -path '*/$group/*' -type d"
     show 'grep -c "$PWD" /proc/self/mountinfo         # keeper'"'"'s own tmpfs, the same before, during and after'
-    show 'ls -A data/layers data/images'
+    show 'find data/layers data/images -mindepth 1'
 }
 
 all_gone() {
     [ "$(wherry ls --json)" = "[]" ] && ! lives "$pid" &&
         [ -z "$(find /sys/fs/cgroup/ -path "*/$group/*" -type d)" ] &&
         [ "$(grep -c "$directory" /proc/self/mountinfo)" = 1 ] &&
-        [ -z "$(ls -A data/layers data/images | grep -v :)" ]
+        [ -z "$(find data/layers data/images -mindepth 1)" ]
 }
 
 step_again() {
