@@ -125,6 +125,14 @@ pub fn forget_oldest(entries: &mut Vec<Entry>) {
     });
 }
 
+/// Forgets what groups want that this device has left: their apps go, and come back whole if it joins again.
+pub fn leave_groups(entries: &mut Vec<Entry>, groups: &[Id]) {
+    entries.retain(|e| match &e.origin {
+        Origin::Group(g) => groups.contains(g),
+        Origin::Device | Origin::Local => true,
+    });
+}
+
 /// Which entry of an app is in force: the command line's, else the device's, else that of the first group of which this device is a member.
 /// A device tombstone means "not here", also against a group.
 pub fn winner<'a>(entries: &'a [Entry], app: &Name, groups: &[Id]) -> Option<&'a Entry> {
@@ -241,6 +249,14 @@ mod tests {
         super::forget_oldest(&mut all);
         assert_eq!(all.len(), super::MAX_GONE + 1);
         assert_eq!(all.iter().take(2).map(|e| e.mark).collect::<Vec<_>>(), [Some(99), Some(3)]);
+    }
+
+    #[test]
+    fn a_group_that_was_left_is_forgotten_and_nothing_else() {
+        let (g, h) = (Origin::Group("g".parse().unwrap()), Origin::Group("h".parse().unwrap()));
+        let mut all: Vec<Entry> = [g, h.clone(), Origin::Device, Origin::Local].map(|o| entry(o, None, None, "a", false)).into();
+        super::leave_groups(&mut all, &["h".parse().unwrap()]);
+        assert_eq!(all.into_iter().map(|e| e.origin).collect::<Vec<_>>(), [h, Origin::Device, Origin::Local]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::keeper::adopt::{adopt, end_strays_of_ours};
 use crate::keeper::children::Agent;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
+use crate::keeper::desired;
 use crate::keeper::poll::Source;
 use crate::keeper::runtime::Runtime;
 use crate::keeper::store::{Desired, Store};
@@ -245,6 +246,7 @@ impl Keeper {
             self.desired.entries.iter().map(|e| e.app.clone()).chain(self.apps.iter().map(|a| a.name.clone())).collect();
         names.sort();
         names.dedup();
+        desired::leave_groups(&mut self.desired.entries, &self.ctx.settings.groups);
         for name in names {
             self.elect(&name);
         }
