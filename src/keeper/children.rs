@@ -17,7 +17,7 @@ use nix::libc;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -203,10 +203,10 @@ fn broker(b: &config::Broker, files: &mut Vec<File>) -> io::Result<ipc::Broker> 
     })
 }
 
-/// Stage at work on one image of one app.
+/// Stage at work: one at a time, so that nothing is removed from the store while something is looked up or brought in.
 pub struct Stage {
-    app: Name,
-    container: Name,
+    /// The app and container whose image it brings in; `None` while it removes what nobody needs.
+    of: Option<(Name, Name)>,
     child: Child,
     exit: Token,
     conn: Conn,
@@ -244,8 +244,6 @@ impl Keeper {
 
     /// Starts bringing in the image of one container.
     pub fn start_stage(&mut self, app: &Name, container: &Container) -> io::Result<()> {
-        let (conn, theirs) = Conn::pair()?;
-        let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
         let limits = &self.ctx.settings.limits;
         let job = ToStage::Pull(StageJob {
             reference: container.image.reference.clone(),
@@ -256,14 +254,24 @@ impl Keeper {
             timeout_s: limits.fetch_timeout_s,
             hash_uid: self.ctx.settings.users.hash,
         });
-        conn.send(&job)?;
+        self.spawn_stage(&job, Some((app.clone(), container.name.clone())))
+    }
+
+    fn spawn_stage(&mut self, job: &ToStage, of: Option<(Name, Name)>) -> io::Result<()> {
+        let (conn, theirs) = Conn::pair()?;
+        let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
+        conn.send(job)?;
         set_nonblocking(conn.as_fd())?;
         let exit = self.ctx.poll.add(&child.pidfd, Source::StageExit)?;
         let token = self.ctx.poll.add(&conn, Source::Stage)?;
-        let deadline = self.now() + Duration::from_secs(limits.fetch_timeout_s.into()) + STAGE_GRACE;
-        let container = container.name.clone();
-        self.stage = Some(Stage { app: app.clone(), container, child, exit, conn, token, deadline, result: None });
+        let deadline = self.now() + Duration::from_secs(self.ctx.settings.limits.fetch_timeout_s.into()) + STAGE_GRACE;
+        self.stage = Some(Stage { of, child, exit, conn, token, deadline, result: None });
         Ok(())
+    }
+
+    /// What nobody needs is being removed.
+    pub fn is_collecting(&self) -> bool {
+        self.stage.as_ref().is_some_and(|s| s.of.is_none())
     }
 
     /// Stage's socket is ready.
@@ -272,8 +280,9 @@ impl Keeper {
             let Some(stage) = &mut self.stage else { return };
             match stage.conn.recv::<FromStage>() {
                 Ok(Some(FromStage::Progress(progress))) => {
-                    let app = stage.app.clone();
-                    self.fetching(&app, progress);
+                    if let Some((app, _)) = stage.of.clone() {
+                        self.fetching(&app, progress);
+                    }
                 }
                 Ok(Some(FromStage::Ready(record))) => stage.result = Some(Ok(record.digest)),
                 Ok(Some(FromStage::Failed(failure))) => stage.result = Some(Err(failure)),
@@ -294,7 +303,14 @@ impl Keeper {
         let died = || Failure { reason: Reason::Internal, message: "stage ended without an answer (killed for memory?)".into() };
         let result = stage.result.unwrap_or_else(|| Err(died()));
         self.ctx.reap_later(stage.child);
-        self.staged(&stage.app, &stage.container, result);
+        if let Some((app, container)) = &stage.of {
+            self.staged(app, container, result);
+        }
+        // Another app may have waited for its turn.
+        self.settle_all();
+        if std::mem::take(&mut self.uncollected) {
+            self.collect();
+        }
     }
 
     /// Stage has taken too long, although it watches the clock itself.
@@ -308,7 +324,7 @@ impl Keeper {
 
     /// The work it was for is no longer wanted.
     pub fn stop_stage_of(&mut self, app: &Name) {
-        if self.stage.as_ref().is_some_and(|s| s.app == *app)
+        if self.stage.as_ref().and_then(|s| s.of.as_ref()).is_some_and(|(a, _)| a == app)
             && let Some(stage) = self.take_stage()
         {
             let _ = pidfd_send(&stage.child.pidfd, libc::SIGKILL);
@@ -336,18 +352,11 @@ impl Keeper {
             log::warn!("cannot remove old documents: {e}");
         }
         if self.stage.is_some() {
+            self.uncollected = true;
             return;
         }
-        let started = (|| {
-            let (conn, theirs) = Conn::pair()?;
-            let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
-            conn.send(&ToStage::Collect { data: self.ctx.settings.data_dir.clone(), keep: images })?;
-            let _: OwnedFd = conn.into();
-            io::Result::Ok(child)
-        })();
-        match started {
-            Ok(child) => self.ctx.reap_later(child),
-            Err(e) => log::warn!("cannot clean the image store: {e}"),
+        if let Err(e) = self.spawn_stage(&ToStage::Collect { data: self.ctx.settings.data_dir.clone(), keep: images }, None) {
+            log::warn!("cannot clean the image store: {e}");
         }
     }
 }

@@ -313,6 +313,8 @@ impl Keeper {
                 self.settle(name);
             }
             (Aim::Remove, Phase::Starting) => self.finish_removal(name),
+            // What is found in the store now could be gone a moment later. A version restored is one that is being kept.
+            (Aim::Deploy, Phase::Fetching) if self.is_collecting() => {}
             (_, Phase::Fetching) if work.retry.is_none_or(|due| now >= due) => {
                 if let Err(f) = self.fetch(name) {
                     self.fail(name, f);
@@ -390,7 +392,10 @@ impl Keeper {
             Ok(digest) => self.set_resolved(app, container, digest),
             Err(f) => self.fail(app, f),
         }
-        // Another app may have waited for its turn.
+    }
+
+    /// Carries on every app.
+    pub fn settle_all(&mut self) {
         let names: Vec<Name> = self.apps.iter().map(|a| a.name.clone()).collect();
         for name in names {
             self.settle(&name);
@@ -527,6 +532,8 @@ impl Keeper {
         }
         self.conclude(name, &work, State::Failed, Some(f));
         self.settle(name);
+        // A stage that was killed leaves half an image.
+        self.collect();
     }
 
     /// Puts a terminal state on record and tells it.

@@ -62,6 +62,8 @@ pub struct Keeper {
     desired: Desired,
     apps: Vec<App>,
     stage: Option<Stage>,
+    /// The store is to be cleaned once stage is free.
+    uncollected: bool,
     agent: Agent,
     clients: Vec<Client>,
     next_client: u64,

@@ -187,6 +187,7 @@ fn open(settings: Settings) -> Result<Keeper, String> {
         desired,
         apps: Vec::new(),
         stage: None,
+        uncollected: false,
         agent: Agent::default(),
         clients: Vec::new(),
         next_client: 0,
