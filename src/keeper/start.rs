@@ -116,7 +116,7 @@ fn panics() -> u32 {
 
 /// After the second panic in a row, wait before trying again what may have caused it.
 fn wait_out_panics() {
-    let seconds = 1u64 << panics().min(6);
+    let seconds = 1u64 << panics().saturating_sub(1).min(6);
     if seconds > 1 {
         log::error!("keeper panicked {} times in a row, it waits {seconds} s", panics());
         std::thread::sleep(Duration::from_secs(seconds));
