@@ -472,8 +472,10 @@ fn a_killed_stage_fails_the_deployment_and_the_next_one_works() {
     device.ack(&sha, "fetching");
     kill(eventually("stage runs", || harness::role_of(device.keeper(), "stage")), Signal::SIGKILL);
     device.refused(&sha, "failed", "internal");
+    let staging = device.dir.join("data/staging");
+    eventually("staging is empty", || (fs::read_dir(&staging).unwrap().count() == 0).then_some(()));
     device.deploy(&manifest("web", with(shell("exec sleep 77"), json!({"image": {"ref": harness::slow()}}))));
-    assert_eq!(fs::read_dir(device.dir.join("data/staging")).unwrap().count(), 0);
+    eventually("staging is empty", || (fs::read_dir(device.dir.join("data/staging")).unwrap().count() == 0).then_some(()));
 }
 
 #[test]
