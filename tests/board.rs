@@ -131,6 +131,7 @@ fn the_main_job_shows_and_leaves_nothing() {
     assert_eq!(walk.traces(), [""; 0], "{output}\n{}", walk.errors());
     let last: serde_json::Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     let demo = &last["containers"]["demo/main"];
+    assert_eq!(last["containers"].as_object().unwrap().len(), 1, "a message from before the tombstones: {last}");
     assert!(demo["cpu"]["usage_us"].as_u64().is_some_and(|n| n > 0), "{last}");
     assert_eq!(demo["memory"]["max"], 48 << 20, "{last}");
     assert!(last["device"]["agent_pss"].as_u64().is_some_and(|n| n > 0), "{last}");
