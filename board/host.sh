@@ -46,9 +46,8 @@ try() {
 
 install_what_is_missing() {
     heading "What is missing?"
-    apt_install_idle "broker and its clients" mosquitto mosquitto-clients
-    apt_install_idle "a real OCI image" skopeo umoci busybox-static
-    apt_install_idle "this walk" jq procps util-linux python3
+    apt_install_idle "a broker and its clients; a real OCI image; this walk" \
+        mosquitto mosquitto-clients skopeo umoci busybox-static jq procps util-linux python3
     PATH=$PATH:/usr/sbin:/sbin
     echo "nothing (any more)"
 }
