@@ -229,6 +229,20 @@ fn a_newer_document_supersedes_one_that_is_still_being_fetched() {
 }
 
 #[test]
+fn of_many_documents_in_a_row_the_newest_runs_and_each_has_one_end() {
+    let device = Device::new();
+    let shas: Vec<String> = (1..=20).map(|n| device.publish(&numbered("web", n, shell(&format!("exec sleep 1000{n}"))))).collect();
+    device.ack(&shas[19], "running");
+    assert_eq!(device.exec("web", &["sh", "-c", "tr '\\0' ' ' </proc/2/cmdline"]), "sleep 100020");
+    for sha in &shas[..19] {
+        let ends = ["running", "failed", "rejected", "removed", "superseded"];
+        let states: Vec<String> = device.states(sha).into_iter().filter(|s| ends.contains(&s.as_str())).collect();
+        assert!(states == ["running"] || states == ["superseded"], "{states:?}");
+    }
+    device.reported("only the newest", |r| r["apps"]["web"]["seq"] == 20 && r["apps"]["web"]["state"] == "running");
+}
+
+#[test]
 fn a_target_that_is_another_device_or_fleet_is_refused() {
     let device = Device::new();
     for (fleet, id) in [("wherry", "router-99"), ("other", device.id.as_str())] {
@@ -463,6 +477,36 @@ fn an_image_larger_than_the_device_allows_fails_and_leaves_nothing() {
     for dir in ["layers", "images", "staging"] {
         assert_eq!(fs::read_dir(device.dir.join("data").join(dir)).unwrap().count(), 0, "{dir}");
     }
+}
+
+#[test]
+fn a_full_flash_fails_the_deployment_and_what_runs_goes_on() {
+    let mut device = Device::prepared(json!({}));
+    let data = device.dir.join("data");
+    fs::create_dir(&data).unwrap();
+    let mount = |options: &str| {
+        let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "flash"]).arg(&data).status().unwrap();
+        assert!(done.success(), "mount {options}");
+    };
+    mount("size=6m");
+    device.broker.up();
+    device.start();
+    device.online();
+    device.deploy(&manifest("web", sleeper()));
+    let pid = device.running("web");
+    let sha = device.publish(&manifest("big", with(sleeper(), json!({"image": {"ref": harness::slow()}}))));
+    device.refused(&sha, "failed", "no_space");
+    assert_eq!(device.running("web"), pid);
+    // Full to the last byte: not even a document can be recorded.
+    eventually("what was half done is gone", || (fs::read_dir(data.join("staging")).unwrap().count() == 0).then_some(()));
+    let _ = fs::write(data.join("ballast"), vec![0; 8 << 20]);
+    let sha = device.publish(&manifest("web", shell("exec sleep 55")));
+    device.refused(&sha, "rejected", "no_space");
+    assert_eq!(device.running("web"), pid);
+    fs::remove_file(data.join("ballast")).unwrap();
+    device.deploy(&manifest("web", shell("exec sleep 56")));
+    device.end(Signal::SIGINT);
+    nix::mount::umount(&data).unwrap();
 }
 
 #[test]
@@ -1060,6 +1104,30 @@ fn the_agent_runs_as_nobody_in_particular() {
     assert_eq!(field("CapEff:"), "0000000000000000");
     assert_eq!(field("CapBnd:"), "0000000000000000");
     assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
+}
+
+#[test]
+fn a_keeper_that_cannot_start_says_why_in_one_error() {
+    let device = Device::prepared(json!({}));
+    let check = |settings: &str, root: bool, contains: &str| {
+        let mut command = std::process::Command::new(&device.program);
+        command.arg("keeper").arg("--config").arg(settings);
+        let copy = device.dir.join("wherry");
+        if !root {
+            fs::copy(&device.program, &copy).unwrap();
+            command = std::process::Command::new(&copy);
+            command.arg("keeper").arg("--config").arg(settings).uid(65534).gid(65534);
+        }
+        let outcome: harness::device::Outcome = command.output().unwrap().into();
+        assert!(outcome.code != 0 && outcome.err.contains(contains), "{outcome:?} lacks {contains:?}");
+        assert_eq!(outcome.err.matches("wherry: ").count(), 1, "{outcome:?}");
+    };
+    check("/nowhere/settings.json", true, "cannot read settings /nowhere/settings.json");
+    check(&device.file("bad.json", "{\"devise\": 1}"), true, "devise");
+    check(&device.file("good.json", device.settings.to_string()), false, "must be root");
+    let file = device.file("file", "");
+    let settings = with(device.settings.clone(), json!({"data_dir": format!("{file}/data")}));
+    check(&device.file("no-dir.json", settings.to_string()), true, &file);
 }
 
 #[test]

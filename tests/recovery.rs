@@ -355,6 +355,74 @@ fn keeper_killed_at_any_step_of_a_launch_never_leaves_two_or_an_unrecorded_one()
     }
 }
 
+/// Delays spread over the whole of a stop and start, by a fixed sequence (a linear congruential one) so that a failure can be repeated.
+struct Delays(u32);
+
+impl Delays {
+    fn next(&mut self) -> Duration {
+        self.0 = self.0.wrapping_mul(1_103_515_245).wrapping_add(12345);
+        Duration::from_micros(u64::from(self.0 >> 16) % 40_000)
+    }
+}
+
+#[test]
+fn keeper_killed_at_any_step_of_an_update_brings_it_to_its_one_end() {
+    let mut device = Device::new();
+    device.deploy(&numbered("web", 1, sleeper()));
+    let mut delays = Delays(4711);
+    for seq in 2..22 {
+        let sha = device.publish(&numbered("web", seq, shell(&format!("exec sleep 1000{seq}"))));
+        let delay = delays.next();
+        std::thread::sleep(delay);
+        device.end(Signal::SIGKILL);
+        device.start();
+        device.ack(&sha, "running");
+        let single = within(harness::PATIENCE, || is_single(&device, "web").then_some(()));
+        assert!(single.is_some(), "seq {seq}, killed after {delay:?}: {:?}, tasks {:?}", device.app("web"), device.tasks("web"));
+        let argv = device.exec("web", &["sh", "-c", "tr '\\0' ' ' </proc/2/cmdline"]);
+        assert_eq!(argv, format!("sleep 1000{seq}"), "killed after {delay:?}");
+    }
+}
+
+#[test]
+fn keeper_replaced_at_any_step_of_a_launch_leaves_one_container_and_no_zombie() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let (keeper, mut delays) = (device.keeper(), Delays(99));
+    for round in 0..20 {
+        let agent = device.agent();
+        let mut restart = device.command(&["restart", "web"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let delay = delays.next();
+        std::thread::sleep(delay);
+        kill(keeper, Signal::SIGHUP);
+        let _ = restart.wait();
+        eventually("its agent is a new one", || role_of(keeper, "agent").filter(|a| *a != agent));
+        device.answers();
+        let single = within(harness::PATIENCE, || is_single(&device, "web").then_some(()));
+        assert!(single.is_some(), "round {round}, replaced after {delay:?}: {:?}, tasks {:?}", device.app("web"), device.tasks("web"));
+    }
+    let zombies = || {
+        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+        children.split_ascii_whitespace().filter(|p| !is_alive(p.parse().unwrap())).count()
+    };
+    eventually("no zombie", || (zombies() == 0).then_some(()));
+}
+
+#[test]
+fn a_launch_killed_at_any_step_is_tried_again() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let mut killed = 0;
+    for _ in 0..15 {
+        let mut restart = device.command(&["restart", "web"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let launch = within(Duration::from_millis(300), || role_of(device.keeper(), "launch"));
+        killed += u32::from(launch.is_some_and(|p| nix::sys::signal::kill(nix::unistd::Pid::from_raw(p), Signal::SIGKILL).is_ok()));
+        let _ = restart.wait();
+        eventually("one container runs", || is_single(&device, "web").then_some(()));
+    }
+    assert!(killed > 0, "no launch was ever met");
+}
+
 #[test]
 fn keeper_killed_while_an_image_comes_in_brings_the_deployment_to_its_end() {
     let mut device = Device::new();
