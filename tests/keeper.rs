@@ -1050,6 +1050,44 @@ fn nothing_is_written_to_flash_while_nothing_changes() {
     assert_eq!(listing(&data), before);
 }
 
+/// Clock ticks (10 ms) of CPU time that a process has used: fields 14 and 15 of proc_pid_stat(5).
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn keeper_and_agent_sleep_while_nothing_happens() {
+    const MOST: u64 = 10;
+    let device = Device::with(json!({"interval_s": 60}));
+    let idle = |state: &str| {
+        eventually("stage is done", || harness::role_of(device.keeper(), "stage").is_none().then_some(()));
+        let (keeper, agent) = (device.keeper(), device.agent());
+        let before = (ticks(keeper), ticks(agent));
+        std::thread::sleep(Duration::from_millis(1500));
+        let used = (ticks(keeper) - before.0, ticks(agent) - before.1);
+        assert!(used.0 <= MOST && used.1 <= MOST, "{state}: keeper {} ticks, agent {} ticks of 150", used.0, used.1);
+    };
+    idle("no app");
+    let full = with(shell("yes"), json!({"log": {"ring": "4K", "full": "block"}, "resources": {"pids": {"max": 10}}}));
+    device.deploy(&containers(
+        "web",
+        json!({"main": sleeper(), "full": full, "once": with(shell("exit 3"), json!({"restart": {"policy": "no"}}))}),
+    ));
+    idle("one sleeps, one waits for a reader of its output, one has ended");
+    let mut follower = Follower(device.command(&["logs", "-f", "web/main"]).stdout(Stdio::piped()).spawn().unwrap());
+    let exec = Follower(device.command(&["exec", "web/main", "sleep", "1000"]).stdout(Stdio::piped()).spawn().unwrap());
+    eventually("exec runs", || (device.tasks("web").len() == 3).then_some(()));
+    idle("somebody follows, a program was exec'd");
+    kill(follower.0.id() as i32, Signal::SIGKILL);
+    let _ = follower.0.wait();
+    drop(exec);
+    idle("both have gone");
+    device.ok(&["stop", "web/main"]);
+    idle("one is stopped by hand");
+}
+
 #[test]
 fn keeper_keeps_no_descriptor_and_no_zombie_of_what_is_over() {
     let device = Device::new();
