@@ -507,6 +507,8 @@ impl Keeper {
         }
         let Some(work) = self.app_mut(name).and_then(|a| a.work.take()) else { return };
         self.conclude(name, &work, State::Removed, None);
+        // With a group's document gone, another group's may be the one that counts now.
+        self.elect(name);
         self.collect();
     }
 
