@@ -270,6 +270,52 @@ fn a_group_document_runs_and_the_devices_own_beats_it() {
 }
 
 #[test]
+fn a_group_document_that_loses_is_held_until_the_devices_own_is_gone_for_good() {
+    let device = Device::with(json!({"groups": ["first", "second"]}));
+    let publish = |group: &str, m: &Value| {
+        device.broker.publish(&format!("wherry/v1/g/{group}/desired/web"), m.to_string().as_bytes(), true);
+        wherry::image::Digest::of(m.to_string().as_bytes()).hex()
+    };
+    device.ack(&publish("first", &manifest("web", sleeper())), "running");
+    let pid = device.running("web");
+    let held = publish("second", &manifest("web", shell("exec sleep 222")));
+    let ack = eventually("held", || device.acks(&held).into_iter().find(|a| a["state"] == "held"));
+    assert_eq!((&ack["reason"], &ack["target"]["group"]), (&json!("policy"), &json!("second")), "{ack}");
+    assert_eq!(device.running("web"), pid);
+    device.ack(&publish("first", &tombstone("web")), "removed");
+    let next = eventually("the second group's runs", || device.pid("web").filter(|p| *p != pid));
+    assert_eq!(device.app("web").unwrap()["origin"], "group:second", "{next}");
+}
+
+#[test]
+fn an_empty_payload_is_no_action() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let pid = device.running("web");
+    let before = device.said("ack/web").len();
+    device.publish_bytes("web", b"");
+    device.deploy(&manifest("two", sleeper()));
+    assert_eq!(device.running("web"), pid);
+    assert_eq!(device.said("ack/web").len(), before);
+}
+
+#[test]
+fn a_tombstone_overtakes_an_image_that_is_being_brought_in() {
+    let device = Device::new();
+    let slow = device.publish(&numbered("web", 1, with(sleeper(), json!({"image": {"ref": harness::slow()}}))));
+    device.ack(&slow, "fetching");
+    let gone = device.publish(&with(tombstone("web"), json!({"seq": 2})));
+    device.ack(&slow, "superseded");
+    device.ack(&gone, "removed");
+    for dir in ["layers", "images", "staging", "manifests"] {
+        let dir = device.dir.join("data").join(dir);
+        eventually("the store is empty", || (fs::read_dir(&dir).unwrap().count() == 0).then_some(()));
+    }
+    let again = device.publish(&manifest("web", sleeper()));
+    device.ack(&again, "running");
+}
+
+#[test]
 fn leaving_a_group_removes_its_apps() {
     let mut device = Device::with(json!({"groups": ["lab"]}));
     device.broker.publish("wherry/v1/g/lab/desired/web", manifest("web", sleeper()).to_string().as_bytes(), true);
