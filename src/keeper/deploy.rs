@@ -459,7 +459,9 @@ impl Keeper {
                         (live.failure, live.begun) = (Some(f), false);
                     }
                     let has_run = restoring && live.finished && live.life.state == ContainerState::Exited;
-                    if !held.contains(&container) && live.life.is_over() && !has_run {
+                    // One that is still being stopped starts again once it is gone.
+                    let down = live.life.state == ContainerState::Stopping || live.life.is_over();
+                    if !held.contains(&container) && down && !has_run {
                         live.event(ctx, Event::Start, now);
                     }
                 }
