@@ -31,6 +31,8 @@ check_groups() {
 # All of it in namespaces of its own, so nothing of it is seen outside.
 check_namespaces() {
     try "make namespaces (unshare)" true
+    # Images are unpacked in a user namespace. The kernel refuses one in a chroot, and where user.max_user_namespaces is 0.
+    try "make a user namespace (unshare)" unshare --user true
     try "mount a private /proc" mount -t proc proc /proc
     try "mount a tmpfs" mount -t tmpfs tmpfs /tmp
     # shellcheck disable=SC2016 # for the inner shell
