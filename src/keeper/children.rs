@@ -145,7 +145,12 @@ impl Agent {
     pub fn receive(&mut self) -> Option<FromAgent> {
         let running = self.running.as_ref()?;
         match running.conn.recv::<FromAgent>() {
-            Ok(message) => message,
+            Ok(Some(message)) => Some(message),
+            // It has closed its socket: whatever it still does, it is no use to anybody.
+            Ok(None) => {
+                self.kill();
+                None
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
             Err(e) => {
                 log::error!("the agent sent garbage ({e}), it is ended");

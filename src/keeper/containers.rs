@@ -181,6 +181,7 @@ impl Live {
         if self.launching.as_ref().is_some_and(|l| now >= l.deadline) {
             self.fail(Reason::Timeout, format!("cannot start {}: launch has not answered for {} s", self.key, LAUNCH_TIMEOUT.as_secs()));
             self.kill(ctx);
+            ctx.strays |= self.process.is_none();
             self.drop_launch(ctx);
             self.launch_over(ctx, now);
         }
@@ -205,7 +206,7 @@ impl Live {
             self.relaunch = Some(now + CLEAN_RETRY);
             return;
         }
-        self.failure = None;
+        (self.failure, self.finished) = (None, false);
         if let Err(e) = self.try_launch(ctx, now) {
             self.fail(Reason::Launch, format!("cannot start {}: {e}", self.key));
             self.drop_launch(ctx);
@@ -227,11 +228,12 @@ impl Live {
         let exit = File::options().read(true).write(true).create(true).truncate(true).open(dir.join("exit"))?;
         self.listen(ctx, fifo)?;
 
+        let wiring = Box::new(self.wiring(ctx, &dir)?);
         let (ours, theirs) = Conn::pair()?;
         let child = ctx.spawn("launch", &[theirs.as_fd()])?;
         let launcher_token = ctx.poll.add(&child.pidfd, Source::LaunchExit(self.key.clone()))?;
         let token = ctx.poll.add(&ours, Source::Launch(self.key.clone()))?;
-        let job = ToLaunch::Start { spec: Box::new(self.ready.spec.clone()), wiring: Box::new(self.wiring(ctx, &dir)?) };
+        let job = ToLaunch::Start { spec: Box::new(self.ready.spec.clone()), wiring };
         let sent = ours.send_with(&job, &[writer.as_fd(), exit.as_fd()]);
         crate::sys::fd::set_nonblocking(ours.as_fd())?;
         self.launching = Some(Launching { conn: ours, token, launcher: Some((child, launcher_token)), deadline: now + LAUNCH_TIMEOUT });
@@ -278,6 +280,8 @@ impl Live {
             let record = self.to_record(ctx, Phase::Process { pid, start: start_time(pid)? });
             ctx.runtime.save(&self.key, &record)?;
             match &self.launching {
+                // Without Go it exits by itself.
+                Some(_) if self.life.state == ContainerState::Stopping => Err(io::Error::other("stopped before it had begun")),
                 Some(l) => l.conn.send(&ToLaunch::Go),
                 None => Ok(()),
             }
@@ -356,11 +360,11 @@ impl Live {
         let Some(process) = self.process.take() else { return };
         ctx.poll.remove(&process.pidfd, process.token);
         let how = self.how_ended(ctx, process.pid);
-        self.drain(ctx);
+        self.drain();
         if let Some(output) = self.output.take() {
             ctx.poll.remove(&output.fifo, output.token);
         }
-        if self.failure.is_some() && self.life.state != ContainerState::Stopping {
+        if self.failure.is_some() && self.life.state == ContainerState::Starting {
             self.launch_over(ctx, now);
         } else {
             self.event(ctx, Event::Ended(how), now);
@@ -391,7 +395,8 @@ impl Live {
         self.clean(ctx, now);
     }
 
-    fn clean(&mut self, ctx: &mut Context, now: Duration) {
+    /// Removes the group of its last run, as soon as nothing is in it.
+    pub fn clean(&mut self, ctx: &mut Context, now: Duration) {
         if self.unclean && self.process.is_none() && self.launching.is_none() && !self.try_clean(ctx) {
             self.relaunch = Some(self.relaunch.unwrap_or(now + CLEAN_RETRY));
         }
@@ -453,6 +458,10 @@ impl Live {
             let set = self.group(ctx).update(&ready.spec.resources);
             self.missing =
                 set.map_err(|e| Failure { reason: Reason::NoFeature, message: format!("cannot change limits of {}: {e}", self.key) })?;
+            // What a limit that could not be set had left behind.
+            if self.life.state == ContainerState::Running {
+                (self.failure, self.begun) = (None, true);
+            }
         }
         self.keep(ctx, ready);
         Ok(())
@@ -506,7 +515,7 @@ impl Live {
     }
 
     /// The last words after the end; at most what a FIFO holds (64 KiB, pipe(7)).
-    fn drain(&mut self, _ctx: &Context) {
+    fn drain(&mut self) {
         for _ in 0..(64 * 1024 / LOG_TURN + 1) {
             if !self.take(LOG_TURN) {
                 return;
@@ -532,7 +541,8 @@ impl Live {
     }
 }
 
-/// Opens the reading end. Non-blocking: a FIFO without a writer would hold us up for ever (fifo(7)).
+/// Opens both ends. With a writer of our own, a payload that closes its output leaves no hang-up behind, which epoll would report for ever;
+/// non-blocking, so that an empty FIFO answers EAGAIN (fifo(7)).
 fn open_fifo(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits()).open(path)
+    File::options().read(true).write(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits()).open(path)
 }

@@ -232,6 +232,21 @@ impl Keeper {
 
     // ---- work ----
 
+    /// After a start in the midst of a deployment: the version before runs while the new one is brought in.
+    pub fn revive(&mut self, name: &Name) {
+        let winner = desired::winner(&self.desired.entries, name, &self.ctx.settings.groups).cloned();
+        let idle = self.app(name).is_none_or(|a| a.live.is_empty());
+        if let Some(Entry { origin, kept: Some(kept), state, newest, .. }) = winner
+            && idle
+            && in_work(state)
+            && !newest.removal
+            && !kept.removal
+        {
+            self.app_entry(name).work = Some(Work::new(origin, kept, Aim::Restore));
+            self.settle(name);
+        }
+    }
+
     /// Decides anew which version of an app is wanted, and sets to work.
     pub fn elect(&mut self, name: &Name) {
         let winner = desired::winner(&self.desired.entries, name, &self.ctx.settings.groups).cloned();
@@ -272,12 +287,21 @@ impl Keeper {
     pub fn settle(&mut self, name: &Name) {
         let now = self.now();
         let Some(i) = self.apps.iter().position(|a| a.name == *name) else { return };
+        let held = self.held(name);
         let Self { ctx, apps, .. } = self;
         let app = &mut apps[i];
+        // One that never ran in this keeper's time may have a group from before.
+        for live in app.live.iter_mut().filter(|l| (l.doomed || l.next.is_some()) && l.life.is_over()) {
+            live.clean(ctx, now);
+        }
         for live in app.live.iter_mut().filter(|l| l.next.is_some() && l.is_gone()) {
             // A replaced container is a new one: its restarts start over.
             live.life = crate::keeper::lifecycle::Life::default();
-            live.event(ctx, Event::Start, now);
+            if held.contains(&live.key.container) {
+                live.ready = live.next.take().unwrap_or_else(|| live.ready.clone());
+            } else {
+                live.event(ctx, Event::Start, now);
+            }
         }
         app.live.retain(|l| {
             let gone = l.doomed && l.is_gone();
@@ -316,6 +340,10 @@ impl Keeper {
             // What is found in the store now could be gone a moment later. A version restored is one that is being kept.
             (Aim::Deploy, Phase::Fetching) if self.is_collecting() => {}
             (_, Phase::Fetching) if work.retry.is_none_or(|due| now >= due) => {
+                // Due once: while stage is at it, time alone is no event.
+                if let Some(work) = self.work_mut(name) {
+                    work.retry = None;
+                }
                 if let Err(f) = self.fetch(name) {
                     self.fail(name, f);
                 }
@@ -462,6 +490,7 @@ impl Keeper {
                     // One that is still being stopped starts again once it is gone.
                     let down = live.life.state == ContainerState::Stopping || live.life.is_over();
                     if !held.contains(&container) && down && !has_run {
+                        (live.begun, live.failure) = (false, None);
                         live.event(ctx, Event::Start, now);
                     }
                 }
@@ -491,7 +520,8 @@ impl Keeper {
         if let Some(f) = wanted().filter(|l| !l.begun).find_map(|l| l.failure.clone()) {
             return self.fail(name, f);
         }
-        let up = wanted().all(|l| l.begun && l.next.is_none()) && app.live.iter().all(|l| !l.doomed);
+        let held = self.held(name);
+        let up = wanted().all(|l| (l.begun || held.contains(&l.key.container)) && l.next.is_none()) && app.live.iter().all(|l| !l.doomed);
         if up {
             self.commit(name);
         }
@@ -527,17 +557,23 @@ impl Keeper {
         log::warn!("deployment of {name} failed: {}", f.message);
         let kept = self.desired.entries.iter().find(|e| e.app == *name && e.origin == work.origin).and_then(|e| e.kept.clone());
         match kept.filter(|k| !k.removal) {
-            Some(version) if work.phase == Phase::Starting => {
+            Some(version) if work.phase == Phase::Fetching && self.is_whole(name, &version) => {}
+            Some(version) => {
                 let app = self.app_entry(name);
                 app.work = Some(Work::new(work.origin.clone(), version, Aim::Restore));
             }
-            Some(_) => {}
             None => self.reconcile(name, Vec::new(), None),
         }
         self.conclude(name, &work, State::Failed, Some(f));
         self.settle(name);
         // A stage that was killed leaves half an image.
         self.collect();
+    }
+
+    /// This version's containers, and no others, are there and stay.
+    fn is_whole(&self, name: &Name, version: &Version) -> bool {
+        let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none();
+        self.app(name).is_some_and(|a| !a.live.is_empty() && a.live.iter().all(stays))
     }
 
     /// Puts a terminal state on record and tells it.

@@ -249,6 +249,7 @@ impl Keeper {
         names.dedup();
         desired::leave_groups(&mut self.desired.entries, &self.ctx.settings.groups);
         for name in names {
+            self.revive(&name);
             self.elect(&name);
         }
         self.collect();

@@ -36,7 +36,8 @@ pub fn send(sock: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result
 /// # Errors
 /// `InvalidData` when the packet was longer than `buf` or carried more than [`MAX_FDS`] descriptors; all that came with it are closed.
 pub fn recv(sock: impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = cmsg_space!([RawFd; MAX_FDS]);
+    // Room for the kernel's own most (SCM_MAX_FD, unix(7)): a list cut short would leave descriptors open that nobody could close.
+    let mut space = cmsg_space!([RawFd; 253]);
     let mut iov = [IoSliceMut::new(buf)];
     let message = loop {
         match recvmsg::<()>(sock.as_fd().as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
@@ -52,7 +53,7 @@ pub fn recv(sock: impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)
             fds.extend(raw.into_iter().map(|n| unsafe { OwnedFd::from_raw_fd(n) }));
         }
     }
-    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    if fds.len() > MAX_FDS || message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "packet is longer than the limit"));
     }
     Ok((message.bytes, fds))
