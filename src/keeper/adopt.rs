@@ -19,7 +19,16 @@ pub fn adopt(ctx: &mut Context, now: Duration) -> io::Result<Vec<Live>> {
     let mut found = Vec::new();
     for (key, record) in ctx.runtime.records()? {
         match record {
-            Some(record) if record.boot_id == ctx.boot_id && record.phase != Phase::Intent => found.push(take_over(ctx, key, record, now)?),
+            // One that cannot be taken over must not keep us from the others.
+            Some(record) if record.boot_id == ctx.boot_id && record.phase != Phase::Intent => {
+                match take_over(ctx, key.clone(), record, now) {
+                    Ok(live) => found.push(live),
+                    Err(e) => {
+                        log::error!("cannot take over {key}: {e}");
+                        discard(ctx, &key);
+                    }
+                }
+            }
             // Of another boot, half written, or without a process: whatever its group holds never got `Go` and exits by itself.
             _ => discard(ctx, &key),
         }
@@ -97,19 +106,47 @@ fn end_strays(ctx: &Context, found: &[Live]) {
     }
 }
 
-/// Ends every child that nobody knows: roles of the keeper before us (same pid, other program), and a pid 1 whose launch died before it could name
-/// it. They have lost their socket and would end by themselves; what matters is that somebody waits for them.
-pub fn end_strays_of_ours(ctx: &mut Context, known: &[i32]) {
-    const MAX: usize = 64 * 1024;
-    let pid = std::process::id();
-    let text = read_file(format!("/proc/self/task/{pid}/children"), MAX).unwrap_or_default();
-    for child in String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
-        if known.contains(&child) {
-            continue;
-        }
-        if let Ok(pidfd) = pidfd_open(child) {
-            let _ = pidfd_send(&pidfd, libc::SIGKILL);
-            ctx.reap_later(Child { pid: child, pidfd });
-        }
+/// Ends the roles of the keeper before us (same pid, other program). They have lost their socket; what an exec runs in a container goes too.
+pub fn end_old_roles(ctx: &mut Context, known: &[i32]) {
+    for child in strays(known) {
+        let _ = pidfd_send(&child.pidfd, libc::SIGKILL);
+        ctx.reap_later(child);
     }
+}
+
+/// Waits for children whose launch died before it could name them. Without `Go` they exit by themselves; a container's pid 1 cannot end while an
+/// unwaited child is in its pid namespace.
+pub fn wait_for_strays(ctx: &mut Context, known: &[i32]) {
+    for child in strays(known) {
+        ctx.reap_later(child);
+    }
+}
+
+fn strays(known: &[i32]) -> Vec<Child> {
+    let unknown = children().into_iter().filter(|pid| !known.contains(pid));
+    unknown.filter_map(|pid| Some(Child { pid, pidfd: pidfd_open(pid).ok()? })).collect()
+}
+
+/// Every child of ours: as the kernel lists them, or, where it lacks that list (CONFIG_PROC_CHILDREN), by everybody's parent.
+fn children() -> Vec<i32> {
+    const MAX: usize = 64 * 1024;
+    let us = std::process::id();
+    let numbers = |text: &[u8]| String::from_utf8_lossy(text).split_ascii_whitespace().filter_map(|p| p.parse().ok()).collect();
+    match read_file(format!("/proc/self/task/{us}/children"), MAX) {
+        Ok(list) => numbers(&list),
+        Err(_) => processes().filter(|pid| parent(*pid) == Some(us)).collect(),
+    }
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// Field 4 of proc_pid_stat(5).
+fn parent(pid: i32) -> Option<u32> {
+    const MAX: usize = 4096;
+    let stat = read_file(format!("/proc/{pid}/stat"), MAX).ok()?;
+    let text = String::from_utf8_lossy(&stat);
+    text.rsplit_once(") ")?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }

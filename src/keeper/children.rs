@@ -53,6 +53,7 @@ struct Running {
     conn: Conn,
     token: Token,
     since: Duration,
+    greeted: bool,
     configured: bool,
 }
 
@@ -73,11 +74,11 @@ impl Agent {
 
     fn try_start(&mut self, ctx: &mut Context, now: Duration) -> io::Result<()> {
         let (conn, theirs) = Conn::pair()?;
-        let child = ctx.spawn("agent", &[theirs.as_fd()])?;
         set_nonblocking(conn.as_fd())?;
+        let child = ctx.spawn("agent", &[theirs.as_fd()])?;
         let exit = ctx.poll.add(&child.pidfd, Source::AgentExit)?;
         let token = ctx.poll.add(&conn, Source::Agent)?;
-        self.running = Some(Running { child, exit, conn, token, since: now, configured: false });
+        self.running = Some(Running { child, exit, conn, token, since: now, greeted: false, configured: false });
         Ok(())
     }
 
@@ -99,7 +100,7 @@ impl Agent {
         log::warn!("the agent (pid {}) ended", running.child.pid);
         ctx.reap_later(running.child);
         self.queue.clear();
-        self.link = Link { state: LinkState::Down, conn: self.link.conn, ..Link::default() };
+        self.link = Link { state: LinkState::Down, conn: self.link.conn, error: self.link.error.take(), ..Link::default() };
         self.again(now);
     }
 
@@ -108,6 +109,11 @@ impl Agent {
         if let Some(running) = &self.running {
             let _ = pidfd_send(&running.child.pidfd, libc::SIGKILL);
         }
+    }
+
+    /// It has said hello.
+    pub fn is_greeted(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| r.greeted)
     }
 
     /// Queues one message. Never waits.
@@ -162,6 +168,9 @@ impl Agent {
 
     /// Answers its hello. Certificates and keys are read by root here and go over as open files: the agent's user cannot open them.
     fn configure(&mut self, ctx: &Context, device: &crate::manifest::Id) -> io::Result<()> {
+        if let Some(running) = &mut self.running {
+            running.greeted = true;
+        }
         let settings = &ctx.settings;
         let mut files: Vec<File> = Vec::new();
         let brokers = settings.brokers.iter().map(|b| broker(b, &mut files)).collect::<io::Result<Vec<_>>>()?;
@@ -244,6 +253,8 @@ impl Keeper {
         if let Err(e) = self.agent.configure(&self.ctx, &self.device) {
             log::error!("cannot configure the agent: {e}");
             self.agent.link.error = Some(e.to_string());
+            // It is tried again, ever later: the file may come.
+            self.agent.kill();
         }
     }
 
@@ -264,9 +275,10 @@ impl Keeper {
 
     fn spawn_stage(&mut self, job: &ToStage, of: Option<(Name, Name)>) -> io::Result<()> {
         let (conn, theirs) = Conn::pair()?;
-        let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
+        // Into the socket before there is a child to lose: it is empty and takes one frame.
         conn.send(job)?;
         set_nonblocking(conn.as_fd())?;
+        let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
         let exit = self.ctx.poll.add(&child.pidfd, Source::StageExit)?;
         let token = self.ctx.poll.add(&conn, Source::Stage)?;
         let deadline = self.now() + Duration::from_secs(self.ctx.settings.limits.fetch_timeout_s.into()) + STAGE_GRACE;
@@ -353,6 +365,7 @@ impl Keeper {
             images.extend(version.images.iter().map(|(_, d)| *d));
             manifests.push(version.sha256);
         }
+        images.extend(self.apps.iter().flat_map(|a| &a.live).map(|l| l.ready.digest));
         if let Err(e) = self.store.forget_manifests(&manifests) {
             log::warn!("cannot remove old documents: {e}");
         }

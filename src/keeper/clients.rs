@@ -61,6 +61,11 @@ struct Exec {
 }
 
 impl Client {
+    /// Its launch may have a child that it has not named yet.
+    pub fn is_cloning(&self) -> bool {
+        matches!(&self.op, Op::Exec(exec) if exec.conn.is_some() && exec.process.is_none())
+    }
+
     /// Processes made for it that are ours to wait for.
     pub fn processes(&self) -> impl Iterator<Item = i32> {
         let exec = match &self.op {
@@ -140,17 +145,34 @@ impl Keeper {
 
     /// Nobody is left to tell how it ends; with its terminal or pipes closed it gets SIGHUP or EPIPE by itself.
     fn drop_exec(&mut self, exec: Exec) {
+        self.ctx.strays |= exec.launcher.is_some() && exec.process.is_none();
         if let Some((conn, token)) = exec.conn {
             self.ctx.poll.remove(&conn, token);
         }
         if let Some((child, token)) = exec.launcher {
             self.ctx.poll.remove(&child.pidfd, token);
-            self.ctx.reap_later(child);
+            self.ctx.discard(child);
         }
         if let Some((pid, pidfd, token)) = exec.process {
             self.ctx.poll.remove(&pidfd, token);
-            self.ctx.reap_later(Child { pid, pidfd });
+            self.keep_orphan(Child { pid, pidfd });
         }
+    }
+
+    /// It may run for long: its end is an event like any other.
+    fn keep_orphan(&mut self, child: Child) {
+        match self.ctx.poll.add(&child.pidfd, Source::Orphan(child.pid)) {
+            Ok(token) => self.orphans.push((child, token)),
+            Err(_) => self.ctx.reap_later(child),
+        }
+    }
+
+    /// A program whose client has left ended.
+    pub fn on_orphan_exit(&mut self, pid: i32) {
+        let Some(i) = self.orphans.iter().position(|(child, _)| child.pid == pid) else { return };
+        let (child, token) = self.orphans.remove(i);
+        self.ctx.poll.remove(&child.pidfd, token);
+        self.ctx.reap_later(child);
     }
 
     fn reply(&mut self, id: u64, reply: &Reply) {
@@ -188,7 +210,8 @@ impl Keeper {
                 }
             }
         }
-        let _ = self.ctx.poll.interest(&client.conn, client.token, true, !client.queue.is_empty());
+        // Who does not take the answers gets no more requests read.
+        let _ = self.ctx.poll.interest(&client.conn, client.token, client.queue.is_empty(), !client.queue.is_empty());
         if gone {
             self.drop_client(id);
         }
@@ -204,6 +227,9 @@ impl Keeper {
         }
         if !matches!(client.op, Op::Idle) {
             return self.refuse(id, Reason::Internal, "the request before is still in work on this connection");
+        }
+        if self.leaving.is_some() && matches!(name, "apply" | "start" | "restart" | "exec") {
+            return self.refuse(id, Reason::Internal, "keeper is shutting down");
         }
         match request {
             Request::Version => self.reply(id, &report::version(self)),
@@ -310,7 +336,8 @@ impl Keeper {
     }
 
     fn by_hand(&mut self, id: u64, scope: Scope, hand: Hand) {
-        let names: Vec<Name> = self.in_scope(&scope).iter().map(|l| l.key.container.clone()).collect();
+        // What is on its way out is nobody's to start again.
+        let names: Vec<Name> = self.in_scope(&scope).iter().filter(|l| !l.doomed).map(|l| l.key.container.clone()).collect();
         if names.is_empty() {
             return self.no_such(id, &scope.app, scope.container.as_ref());
         }
@@ -483,10 +510,10 @@ impl Keeper {
 
     fn try_exec(&mut self, id: u64, job: ExecJob, fds: &[OwnedFd]) -> io::Result<Exec> {
         let (conn, theirs) = Conn::pair()?;
-        let child = self.ctx.spawn("launch", &[theirs.as_fd()])?;
         let stdio: Vec<BorrowedFd<'_>> = if job.args.terminal.is_some() { Vec::new() } else { fds.iter().map(AsFd::as_fd).collect() };
         conn.send_with(&ToLaunch::Exec(Box::new(job)), &stdio)?;
         crate::sys::fd::set_nonblocking(conn.as_fd())?;
+        let child = self.ctx.spawn("launch", &[theirs.as_fd()])?;
         let exit = self.ctx.poll.add(&child.pidfd, Source::ExecLaunchExit(id))?;
         let token = self.ctx.poll.add(&conn, Source::Exec(id))?;
         Ok(Exec { conn: Some((conn, token)), launcher: Some((child, exit)), process: None, failure: None })
@@ -542,6 +569,7 @@ impl Keeper {
             self.ctx.poll.remove(&conn, token);
         }
         if orphan {
+            self.ctx.strays = true;
             let f = failure.unwrap_or_else(|| Failure { reason: Reason::Launch, message: "launch ended without a word".into() });
             self.end_exec(id, &Reply::Error(f));
         }

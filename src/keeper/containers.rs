@@ -134,6 +134,11 @@ impl Live {
         self.pid().into_iter().chain(launcher)
     }
 
+    /// Its launch may have a child that it has not named yet.
+    pub fn is_cloning(&self) -> bool {
+        self.launching.is_some() && self.process.is_none()
+    }
+
     /// Its control group.
     pub fn group(&self, ctx: &Context) -> Group {
         ctx.layout.group(&self.group)

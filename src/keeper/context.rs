@@ -6,6 +6,7 @@ use crate::image::store::Store as Images;
 use crate::keeper::poll::{Key, Poll};
 use crate::keeper::runtime::Runtime;
 use crate::sys::process::{self, Child, Spawn};
+use crate::sys::signal::pidfd_send;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -85,6 +86,12 @@ impl Context {
     pub fn reap_later(&mut self, child: Child) {
         self.dead.push(child);
         self.reap();
+    }
+
+    /// Ends a child that turned out to be of no use.
+    pub fn discard(&mut self, child: Child) {
+        let _ = pidfd_send(&child.pidfd, nix::libc::SIGKILL);
+        self.reap_later(child);
     }
 
     /// Waits for those that have ended by now.

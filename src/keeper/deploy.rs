@@ -195,7 +195,6 @@ impl Keeper {
             return Err(io_failure("record the document", &e));
         }
         if let Some(ack) = superseded {
-            self.cancel(&m.app);
             self.emit(origin, ack);
         }
         Ok(())
@@ -203,6 +202,11 @@ impl Keeper {
 
     /// The answer for a deployment that a newer document overtakes.
     fn supersede(&self, app: &Name, origin: &Origin) -> Option<Ack> {
+        // One that was held never ran, but it was accepted: it too gets its end.
+        let held = self.desired.entries.iter().find(|e| e.app == *app && e.origin == *origin && e.state == State::Held);
+        if let Some(entry) = held {
+            return Some(Ack { state: State::Superseded, refusals: Vec::new(), ..entry_ack(entry) });
+        }
         let work = self.app(app)?.work.as_ref().filter(|w| w.origin == *origin && w.aim != Aim::Restore)?;
         Some(Ack {
             app: app.clone(),
@@ -214,13 +218,6 @@ impl Keeper {
             rolled_back_to: None,
             progress: None,
         })
-    }
-
-    fn cancel(&mut self, app: &Name) {
-        self.stop_stage_of(app);
-        if let Some(app) = self.app_mut(app) {
-            app.work = None;
-        }
     }
 
     fn repeat(&mut self, origin: &Origin, app: &Name) {

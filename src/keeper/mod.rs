@@ -38,9 +38,10 @@ use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
-use crate::keeper::poll::{Key, Ready, Source};
+use crate::keeper::poll::{Key, Ready, Source, Token};
 use crate::keeper::store::{Desired, Store};
 use crate::manifest::{Id, Name};
+use crate::sys::process::Child;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use std::io;
@@ -62,6 +63,10 @@ pub struct Keeper {
     desired: Desired,
     apps: Vec<App>,
     stage: Option<Stage>,
+    /// The state on flash could not be read: nothing is removed from the store before documents came again.
+    hold_back: bool,
+    /// Programs exec'd in containers whose clients have left.
+    orphans: Vec<(Child, Token)>,
     /// The store is to be cleaned once stage is free.
     uncollected: bool,
     agent: Agent,
@@ -129,7 +134,9 @@ impl Keeper {
     fn run(&mut self) -> io::Result<End> {
         loop {
             for ready in self.ctx.poll.wait(self.timeout())? {
-                self.dispatch(ready);
+                if self.ctx.poll.knows(ready.token) {
+                    self.dispatch(ready);
+                }
             }
             self.on_time();
             if self.upgrade {
@@ -162,6 +169,7 @@ impl Keeper {
             Source::Exec(id) => self.on_exec(id),
             Source::ExecLaunchExit(id) => self.on_exec_launcher_exit(id),
             Source::ExecExit(id) => self.on_exec_exit(id),
+            Source::Orphan(pid) => self.on_orphan_exit(pid),
         }
     }
 
@@ -182,7 +190,7 @@ impl Keeper {
         let single = [
             Some(self.stats_due),
             self.report_due.or_else(|| self.ctx.dirty.then(|| self.now() + REPORT_DELAY)),
-            self.agent.due,
+            self.agent.due.filter(|_| self.leaving.is_none()),
             self.stage.as_ref().map(|s| s.deadline),
             self.leaving.as_ref().map(|l| l.deadline),
             reap,
@@ -194,9 +202,11 @@ impl Keeper {
     fn on_time(&mut self) {
         let now = self.now();
         self.ctx.reap();
-        if std::mem::take(&mut self.ctx.strays) {
+        // Only once every launch that ended is waited for, so that it can clone no more, and while no other is about to name its child.
+        if self.ctx.strays && self.ctx.dead().next().is_none() && !self.is_cloning() {
+            self.ctx.strays = false;
             let known = self.children();
-            adopt::end_strays_of_ours(&mut self.ctx, &known);
+            adopt::wait_for_strays(&mut self.ctx, &known);
         }
         self.tick_containers(now);
         if self.agent.due.is_some_and(|due| now >= due) && self.leaving.is_none() {
@@ -242,18 +252,23 @@ impl Keeper {
         }
     }
 
+    /// Some launch may have a child that it has not named yet.
+    fn is_cloning(&self) -> bool {
+        self.apps.iter().flat_map(|a| &a.live).any(Live::is_cloning) || self.clients.iter().any(Client::is_cloning)
+    }
+
     /// Every process that is ours to wait for.
     fn children(&self) -> Vec<i32> {
         let containers = self.apps.iter().flat_map(|a| &a.live).flat_map(Live::processes);
         let roles = self.agent.pid().into_iter().chain(self.stage.as_ref().map(Stage::pid));
-        containers.chain(roles).chain(self.ctx.dead()).chain(self.clients.iter().flat_map(Client::processes)).collect()
+        let orphans = self.orphans.iter().map(|o| o.0.pid);
+        containers.chain(roles).chain(orphans).chain(self.ctx.dead()).chain(self.clients.iter().flat_map(Client::processes)).collect()
     }
 
     // ---- agent ----
 
     fn on_agent_message(&mut self, message: FromAgent) {
-        let greeted = !matches!(message, FromAgent::Hello { .. });
-        if !requests::permitted(requests::of_agent(&message), requests::Asker::Agent, greeted) {
+        if !requests::permitted(requests::of_agent(&message), requests::Asker::Agent, self.agent.is_greeted()) {
             log::error!("the agent sent what it may not, it is ended");
             return self.agent.kill();
         }
@@ -261,23 +276,27 @@ impl Keeper {
             FromAgent::Hello { .. } => self.configure_agent(),
             FromAgent::Desired { origin, app, payload } => self.on_desired(&origin, &app, &payload),
             FromAgent::Command { id, retained, payload } => self.on_command(&id, retained, &payload),
-            FromAgent::Oversize { origin, app, bytes } => self.on_oversize(&origin, &app, bytes),
+            FromAgent::Oversize { origin, app, bytes } if self.is_ours(&origin) => self.on_oversize(&origin, &app, bytes),
+            FromAgent::Oversize { .. } => {}
             FromAgent::Link(link) => self.on_link(link),
         }
     }
 
     fn on_desired(&mut self, origin: &Origin, app: &Name, payload: &[u8]) {
-        // The command line's authority is not the network's to borrow.
-        let known = match origin {
-            Origin::Device => true,
-            Origin::Group(g) => self.ctx.settings.groups.contains(g),
-            Origin::Local => false,
-        };
-        if !known || payload.is_empty() {
+        if !self.is_ours(origin) || payload.is_empty() {
             return log::warn!("a document for {app} came by a topic that is not ours, or empty: ignored");
         }
         if let Err(f) = self.submit(origin, Some(app), payload) {
             log::warn!("document for {app} refused: {}", f.message);
+        }
+    }
+
+    /// The agent may speak for it. The command line's authority is not the network's to borrow.
+    fn is_ours(&self, origin: &Origin) -> bool {
+        match origin {
+            Origin::Device => true,
+            Origin::Group(g) => self.ctx.settings.groups.contains(g),
+            Origin::Local => false,
         }
     }
 

@@ -53,6 +53,8 @@ pub enum Source {
     ExecLaunchExit(u64),
     /// A program exec'd in a container; by client.
     ExecExit(u64),
+    /// A program exec'd in a container whose client has left; by pid.
+    Orphan(i32),
 }
 
 /// Names one registration.
@@ -69,6 +71,8 @@ pub struct Poll {
 /// What [`Poll::wait`] found.
 #[derive(Debug)]
 pub struct Ready {
+    /// Which registration.
+    pub token: Token,
     /// Which thing.
     pub source: Source,
     /// It can be read, or its other end is gone.
@@ -108,6 +112,11 @@ impl Poll {
         self.sources.remove(&token.0);
     }
 
+    /// Still registered. What was ready a moment ago may have been taken down by what was dealt with before it.
+    pub fn knows(&self, token: Token) -> bool {
+        self.sources.contains_key(&token.0)
+    }
+
     /// Sleeps until something is ready or `timeout` has passed.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<Ready>> {
         let mut events = [EpollEvent::empty(); 32];
@@ -123,7 +132,7 @@ impl Poll {
         let ready = |e: &EpollEvent| {
             let source = self.sources.get(&e.data())?.clone();
             let writable = e.events().contains(EpollFlags::EPOLLOUT);
-            Some(Ready { source, readable: e.events().intersects(!EpollFlags::EPOLLOUT), writable })
+            Some(Ready { token: Token(e.data()), source, readable: e.events().intersects(!EpollFlags::EPOLLOUT), writable })
         };
         Ok(events[..n].iter().filter_map(ready).collect())
     }

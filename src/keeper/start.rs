@@ -4,7 +4,7 @@ use crate::cgroup::Layout;
 use crate::config::{self, Settings};
 use crate::exit::{Code, Error};
 use crate::image::store::Store as Images;
-use crate::keeper::adopt::{adopt, end_strays_of_ours};
+use crate::keeper::adopt::{adopt, end_old_roles};
 use crate::keeper::children::Agent;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
@@ -127,11 +127,15 @@ fn wait_out_panics() {
 /// Nothing is allocated in the hook: a panic may come from a damaged heap.
 fn exec_on_panic(on_disk: &Path) {
     let Ok(sealed) = exe::sealed() else { return };
-    let (argv, env) = (arguments(), environment(on_disk, panics() + 1));
+    let argv = arguments();
+    // One more in a row, or, after a long life, the first.
+    let (soon, late) = (environment(on_disk, panics() + 1), environment(on_disk, 1));
+    let started = time::boottime();
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         report(info);
-        let _ = exe::exec(sealed.as_fd(), &argv, &env);
+        let recovered = time::boottime().saturating_sub(started) >= RECOVERED;
+        let _ = exe::exec(sealed.as_fd(), &argv, if recovered { &late } else { &soon });
     }));
 }
 
@@ -167,7 +171,7 @@ fn open(settings: Settings) -> Result<Keeper, String> {
     let data = PathBuf::from(&settings.data_dir);
     let runtime = Runtime::open(Path::new(&settings.run_dir)).map_err(fail("open the runtime directory", &settings.run_dir))?;
     let images = Images::open(&data).map_err(fail("open the image store in", &settings.data_dir))?;
-    let (mut store, mut desired) = Store::open(&data).map_err(fail("open the state in", &settings.data_dir))?;
+    let (mut store, mut desired, damaged) = Store::open(&data).map_err(fail("open the state in", &settings.data_dir))?;
     let boot = count_boot(&runtime, &mut store, &mut desired).map_err(fail("record this start in", &settings.data_dir))?;
     let layout = Layout::detect().map_err(|e| format!("cannot use control groups: {e}"))?;
     let missing = layout.prepare(&settings.cgroup).map_err(|e| format!("cannot make control group {}: {e}", settings.cgroup))?;
@@ -187,7 +191,10 @@ fn open(settings: Settings) -> Result<Keeper, String> {
         desired,
         apps: Vec::new(),
         stage: None,
+        // Documents will come again; their images need not, if nothing is removed before.
+        hold_back: damaged,
         uncollected: false,
+        orphans: Vec::new(),
         agent: Agent::default(),
         clients: Vec::new(),
         next_client: 0,
@@ -206,7 +213,10 @@ fn count_boot(runtime: &Runtime, store: &mut Store, desired: &mut Desired) -> io
         return Ok(boot);
     }
     desired.boot += 1;
-    store.save(desired)?;
+    // A full flash is no reason not to start what is on it.
+    if let Err(e) = store.save(desired) {
+        log::error!("cannot record start {}: {e}", desired.boot);
+    }
     runtime.set_number("boot", desired.boot)?;
     Ok(desired.boot)
 }
@@ -239,7 +249,7 @@ impl Keeper {
             Vec::new()
         });
         let pids: Vec<i32> = live.iter().filter_map(Live::pid).collect();
-        end_strays_of_ours(&mut self.ctx, &pids);
+        end_old_roles(&mut self.ctx, &pids);
         for live in live {
             self.app_entry(&live.key.app.clone()).live.push(live);
         }
@@ -252,7 +262,9 @@ impl Keeper {
             self.revive(&name);
             self.elect(&name);
         }
-        self.collect();
+        if !std::mem::take(&mut self.hold_back) {
+            self.collect();
+        }
         self.stats_due = now + Duration::from_secs(self.ctx.settings.interval_s.into());
         self.agent.start(&mut self.ctx, now);
         log::info!("keeper {} of device {} is up, start {}", super::report::VERSION, self.device, self.ctx.boot);

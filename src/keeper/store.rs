@@ -36,16 +36,25 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the data directory, making what is missing, and reads the newest whole record.
+    /// Opens the data directory, making what is missing, and reads the newest whole record. The flag says that there were records, but none whole:
+    /// they are put aside as `.bad`, and the state is empty until documents come again.
     ///
     /// # Errors
-    /// The file system's; a spoiled record is none as long as the other one is whole.
-    pub fn open(data: &Path) -> io::Result<(Self, Desired)> {
+    /// The file system's; a spoiled record is none.
+    pub fn open(data: &Path) -> io::Result<(Self, Desired, bool)> {
         fs::create_dir_all(data.join("manifests"))?;
-        let slots = ["state.a", "state.b"].map(|name| read_slot(&data.join(name)));
+        let paths = ["state.a", "state.b"].map(|name| data.join(name));
+        let slots = paths.each_ref().map(|path| read_slot(path));
         let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
+        let damaged = newest.is_none() && paths.iter().any(|path| path.exists());
+        if damaged {
+            log::error!("no record of the desired state can be read (another release's, or damaged): both are put aside as .bad");
+            for path in paths.iter().filter(|path| path.exists()) {
+                fs::rename(path, path.with_extension(format!("{}.bad", path.extension().unwrap_or_default().to_string_lossy())))?;
+            }
+        }
         let (generation, desired) = newest.unwrap_or_default();
-        Ok((Self { data: data.to_owned(), generation }, desired))
+        Ok((Self { data: data.to_owned(), generation }, desired, damaged))
     }
 
     /// Makes `desired` the state that the next start finds. One write of a few hundred bytes and one sync.
@@ -217,7 +226,7 @@ mod tests {
     fn what_was_saved_last_is_found_again() {
         let dir = dir("again");
         for boot in 0..5 {
-            let (mut store, found) = Store::open(&dir).unwrap();
+            let (mut store, found, _) = Store::open(&dir).unwrap();
             assert_eq!(found.boot, boot);
             store.save(&state(boot + 1)).unwrap();
         }
@@ -227,7 +236,7 @@ mod tests {
     #[test]
     fn a_record_cut_at_any_byte_leaves_the_one_before() {
         let dir = dir("cut");
-        let (mut store, _) = Store::open(&dir).unwrap();
+        let (mut store, ..) = Store::open(&dir).unwrap();
         store.save(&state(1)).unwrap();
         store.save(&state(2)).unwrap();
         let newest = dir.join("state.a");
@@ -236,6 +245,18 @@ mod tests {
             fs::write(&newest, &whole[..length]).unwrap();
             assert_eq!(Store::open(&dir).unwrap().1, state(1), "cut after {length} bytes");
         }
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn records_of_which_none_is_whole_are_put_aside_and_said() {
+        let dir = dir("bad");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("state.a"), b"WHRY\x09").unwrap();
+        let (_, found, damaged) = Store::open(&dir).unwrap();
+        assert_eq!((found, damaged), (Desired::default(), true));
+        assert_eq!(fs::read(dir.join("state.a.bad")).unwrap(), b"WHRY\x09");
+        assert!(!Store::open(&dir).unwrap().2, "said once");
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -253,7 +274,7 @@ mod tests {
     #[test]
     fn a_damaged_manifest_is_not_used_and_is_written_again() {
         let dir = dir("manifest");
-        let (store, _) = Store::open(&dir).unwrap();
+        let (store, ..) = Store::open(&dir).unwrap();
         let digest = store.put_manifest(b"{}").unwrap();
         let path = dir.join("manifests").join(format!("{}.json", digest.hex()));
         fs::write(&path, b"{ ").unwrap();
