@@ -285,8 +285,11 @@ impl Live {
             let record = self.to_record(ctx, Phase::Process { pid, start: start_time(pid)? });
             ctx.runtime.save(&self.key, &record)?;
             match &self.launching {
-                // Without Go it exits by itself.
-                Some(_) if self.life.state == ContainerState::Stopping => Err(io::Error::other("stopped before it had begun")),
+                // Stopped before it had begun: without Go nothing of its image ever runs.
+                Some(_) if self.life.state == ContainerState::Stopping => {
+                    self.kill(ctx);
+                    Ok(())
+                }
                 Some(l) => l.conn.send(&ToLaunch::Go),
                 None => Ok(()),
             }
