@@ -1121,6 +1121,8 @@ fn keeper_and_agent_sleep_while_nothing_happens() {
         "web",
         json!({"main": sleeper(), "full": full, "once": with(shell("exit 3"), json!({"restart": {"policy": "no"}}))}),
     ));
+    let silent = with(shell("exec sleep 1000 >/dev/null 2>&1"), json!({"init": false}));
+    device.deploy(&manifest("silent", silent));
     idle("one sleeps, one waits for a reader of its output, one has ended");
     let mut follower = Follower(device.command(&["logs", "-f", "web/main"]).stdout(Stdio::piped()).spawn().unwrap());
     let exec = Follower(device.command(&["exec", "web/main", "sleep", "1000"]).stdout(Stdio::piped()).spawn().unwrap());
@@ -1132,6 +1134,92 @@ fn keeper_and_agent_sleep_while_nothing_happens() {
     idle("both have gone");
     device.ok(&["stop", "web/main"]);
     idle("one is stopped by hand");
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_closed() {
+    use std::os::fd::AsFd;
+    let device = Device::new();
+    let count = || fs::read_dir(format!("/proc/{}/fd", device.keeper())).unwrap().count();
+    let before = eventually("all is quiet", || harness::role_of(device.keeper(), "stage").is_none().then(&count));
+    let (null, frame) = (fs::File::open("/dev/null").unwrap(), wherry::ipc::encode(&wherry::ipc::Request::List).unwrap());
+    for _ in 0..10 {
+        let path = nix::sys::socket::UnixAddr::new(&device.dir.join("run/control.sock")).unwrap();
+        let kind = nix::sys::socket::SockType::SeqPacket;
+        let flags = nix::sys::socket::SockFlag::SOCK_CLOEXEC;
+        let socket = nix::sys::socket::socket(nix::sys::socket::AddressFamily::Unix, kind, flags, None).unwrap();
+        nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &path).unwrap();
+        wherry::sys::socket::send(&socket, &frame, &[null.as_fd(); 20]).unwrap();
+    }
+    eventually(&format!("{before} descriptors again"), || (count() <= before).then_some(()));
+}
+
+#[test]
+fn exec_clients_killed_at_any_moment_leave_a_container_that_can_be_removed() {
+    let device = Device::new();
+    device.applied(&manifest("web", sleeper()));
+    let pid = device.running("web");
+    for n in 0..60 {
+        let mut exec = device.command(&["exec", "web", "true"]).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(n * 300));
+        kill(exec.id() as i32, Signal::SIGKILL);
+        let _ = exec.wait();
+    }
+    let zombies = || {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", device.keeper())).unwrap();
+        children.split_ascii_whitespace().filter(|p| !harness::is_alive(p.parse().unwrap())).count()
+    };
+    eventually("no zombie", || (zombies() == 0).then_some(()));
+    assert_eq!(device.running("web"), pid);
+    device.ok(&["rm", "web"]);
+    assert_eq!(device.app("web"), None);
+}
+
+#[test]
+fn a_document_that_comes_again_while_its_app_is_being_removed_runs() {
+    let device = Device::new();
+    let stubborn = with(shell("trap '' TERM; echo ready; while true; do sleep 0.1; done"), json!({"stop": {"timeout": "1s"}}));
+    device.deploy(&numbered("web", 1, stubborn.clone()));
+    device.says("web", "ready");
+    let old = device.running("web");
+    let gone = device.publish(&json!({"wherry": 1, "app": "web", "seq": 2, "remove": true}));
+    device.ack(&gone, "accepted");
+    let again = device.publish(&numbered("web", 3, stubborn));
+    device.ack(&again, "running");
+    assert_eq!(device.states(&gone).last().map(String::as_str), Some("superseded"));
+    assert_ne!(device.running("web"), old, "`running` was said of what runs");
+}
+
+#[test]
+fn a_container_held_by_hand_over_a_restart_can_still_be_replaced_and_removed() {
+    let mut device = Device::new();
+    device.applied(&manifest("web", sleeper()));
+    device.ok(&["stop", "web"]);
+    device.end(Signal::SIGINT);
+    device.start();
+    device.becomes("web", "waiting");
+    device.applied(&manifest("web", shell("exec sleep 2000")));
+    device.running("web");
+    device.ok(&["stop", "web"]);
+    device.end(Signal::SIGINT);
+    device.start();
+    device.ok(&["rm", "web"]);
+    assert_eq!(device.app("web"), None);
+}
+
+#[test]
+fn a_container_whose_limit_could_not_be_set_is_still_restarted_and_updated() {
+    let device = Device::new();
+    let limits = |resources: Value| with(sleeper(), json!({"resources": resources, "restart": {"delay": "100ms"}}));
+    device.deploy(&numbered("web", 1, limits(json!({"memory": {"max": "32M"}}))));
+    let refused = device.publish(&numbered("web", 2, limits(json!({"memory": {"max": "32M", "high": "16M"}, "required": true}))));
+    // cgroup v1 has no memory.high.
+    let v1 = wherry::cgroup::Layout::detect().unwrap().kind() != wherry::cgroup::Kind::V2;
+    device.ack(&refused, if v1 { "failed" } else { "running" });
+    let pid = device.running("web");
+    kill(pid, Signal::SIGKILL);
+    eventually("a new one", || device.pid("web").filter(|p| *p != pid));
+    device.deploy(&numbered("web", 3, limits(json!({"memory": {"max": "48M"}}))));
 }
 
 #[test]

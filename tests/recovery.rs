@@ -259,6 +259,33 @@ fn after_a_reboot_the_last_good_state_starts_without_a_broker() {
 }
 
 #[test]
+fn after_a_reboot_in_the_midst_of_an_update_the_version_before_runs_meanwhile_and_after_its_failure() {
+    let mut device = Device::new();
+    let image = harness::image::dir().join(format!("vanishing-{}.tar.gz", std::process::id()));
+    fs::copy(harness::image::slow().strip_prefix("rootfs:").unwrap(), &image).unwrap();
+    let good = device.publish(&numbered("web", 1, sleeper()));
+    device.ack(&good, "running");
+    let slow = with(sleeper(), json!({"image": {"ref": format!("rootfs:{}", image.display())}}));
+    let next = device.publish(&numbered("web", 2, slow));
+    device.ack(&next, "fetching");
+    device.end(Signal::SIGKILL);
+    eventually("roles are gone", || {
+        for pid in device.tasks("web") {
+            // It may have gone with its pid 1.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        device.processes().is_empty().then_some(())
+    });
+    nix::mount::umount(&device.dir.join("run")).unwrap();
+    fs::remove_file(&image).unwrap();
+    device.start();
+    device.ack(&next, "failed");
+    device.running("web");
+    let app = device.app("web").unwrap();
+    assert_eq!((&app["seq"], &app["state"]), (&json!(2), &json!("failed")), "{app}");
+}
+
+#[test]
 fn a_damaged_state_record_leaves_the_one_before() {
     let mut device = Device::new();
     device.deploy(&manifest("web", sleeper()));
