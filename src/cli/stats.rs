@@ -5,6 +5,7 @@ use super::client::{Client, unexpected};
 use super::print::{self, Table, duration, or_dash, size};
 use crate::exit::{Error, visible};
 use crate::ipc::{DeviceSample, Reply, Request, StatsRow};
+use crate::protocol::{Figures, encode};
 use crate::stats::Sample;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -130,20 +131,12 @@ fn document(before: &[StatsRow], now: &Round, elapsed: Duration) -> Value {
     })
 }
 
-/// The figures under the names that the MQTT message uses.
+/// The figures as the MQTT message has them, and why some are missing.
 fn figures(s: &Sample) -> Value {
-    json!({
-        "cpu": {"usage_us": s.cpu_usage_us, "throttled_us": s.cpu_throttled_us, "nr_throttled": s.cpu_nr_throttled},
-        "memory": {
-            "current": s.memory_current, "working_set": s.memory_working_set, "peak": s.memory_peak, "max": s.memory_max,
-            "oom_kill": s.memory_oom_kill,
-        },
-        "pids": {"current": s.pids_current}, "io": {"read": s.io_read, "write": s.io_write}, "net": {"rx": s.net_rx, "tx": s.net_tx},
-        "psi": s.psi.map(|p| json!({
-            "cpu": {"some_avg10": hundredths(p.cpu)}, "memory": {"some_avg10": hundredths(p.memory)}, "io": {"some_avg10": hundredths(p.io)},
-        })),
-        "absent": reasons(&s.absent),
-    })
+    // By way of its text: a 32-bit float as a number of its own would be printed with noise behind two decimals.
+    let mut value: Value = serde_json::from_slice(&encode(&Figures::from(s))).unwrap_or_default();
+    value["absent"] = reasons(&s.absent);
+    value
 }
 
 /// Such figures come with two decimals; as `f32` they would be printed with noise behind these.

@@ -1,11 +1,6 @@
 //! Samples of what a container uses, and the figures made of them. Pure: reading is done elsewhere.
 
 pub mod device;
-mod human;
-mod rates;
-
-pub use human::{bytes, bytes_per_second, duration, percent};
-pub use rates::{Rates, rates};
 
 use serde::{Deserialize, Serialize};
 
