@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const PROC_MASKED: [&str; 11] =
     ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "mtd", "sched_debug", "scsi", "timer_list", "timer_stats"];
 
-/// Whoever writes these acts on the whole machine.
-const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+/// Whoever writes these acts on the whole machine: `cpu/alignment` of 32-bit ARM, for one, says what becomes of every unaligned access.
+const PROC_READ_ONLY: [&str; 8] = ["bus", "cpu", "driver", "fs", "irq", "sys", "sysrq-trigger", "tty"];
 
 /// Firmware tables and device tree; power figures, which tell secrets of other processes. A sysfs of our own has nothing mounted on
 /// `kernel/debug` and `kernel/tracing`, but these are covered in case that changes.

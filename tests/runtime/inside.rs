@@ -52,9 +52,12 @@ fn masked_paths_are_empty_and_read_only_paths_refuse_writing() {
          for p in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/irq/default_smp_affinity /sys/kernel/uevent_seqnum /sys/fs/cgroup/x; do
              [ ! -e $p ] && [ $p != /sys/fs/cgroup/x ] || { (echo x > $p) 2>&1 | grep -c 'Read-only file system'; }
          done | sort -u
+         for p in bus cpu driver fs irq sys sysrq-trigger tty; do
+             [ ! -e /proc/$p ] || grep -c \" /proc/$p proc ro,\" /proc/self/mounts
+         done | sort -u
          grep -c 'nr_inodes=1[, ]' /proc/self/mounts >/dev/null && echo shared",
     );
-    assert_eq!(out, "0\n0\n---\n1\nshared\n");
+    assert_eq!(out, "0\n0\n---\n1\n1\nshared\n");
 }
 
 #[test]
