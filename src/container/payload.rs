@@ -13,6 +13,7 @@ use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid, execve, fchdir, fchown, getcwd, setgroups, setresgid, setresuid, setsid};
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -194,16 +195,24 @@ fn person(wanted: &str) -> Result<Person, Failure> {
     user::resolve(wanted, &read("/etc/passwd")?, &read("/etc/group")?).map_err(launch)
 }
 
-/// A user database of the image: any kind of file may be in its place, so only a regular one is read, and a FIFO is not waited for.
+/// A user database of the image. Any kind of file, or a link to any, may be in its place, and we read as root: only a plain file that some
+/// disk or memory holds is taken. Reading one of procfs can take something away from the host (`/proc/kmsg`), and a FIFO is not waited for.
+/// Looked at before it is opened, since opening alone can act on a device; and after, since a running container may have swapped it.
 fn database(path: &str) -> io::Result<Vec<u8>> {
-    let file = match open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()) {
+    let found = |flags| open(path, flags | OFlag::O_CLOEXEC, Mode::empty());
+    let file = match found(OFlag::O_PATH).and_then(|place| if plain(&place)? { found(READ) } else { Err(Errno::ENOENT) }) {
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(Vec::new()),
         other => other?,
     };
-    if SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-        return Ok(Vec::new());
-    }
-    sys::fd::read_to_end(file, user::MAX_FILE)
+    if plain(&file)? { sys::fd::read_to_end(file, user::MAX_FILE) } else { Ok(Vec::new()) }
+}
+
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+fn plain(file: &OwnedFd) -> nix::Result<bool> {
+    let kernels = [PROC_SUPER_MAGIC, SYSFS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC];
+    let regular = SFlag::from_bits_truncate(fstat(file)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+    Ok(regular && !kernels.contains(&fstatfs(file)?.filesystem_type()))
 }
 
 fn workdir(wanted: &Wanted<'_>, person: &Person) -> Result<OwnedFd, Failure> {

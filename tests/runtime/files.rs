@@ -175,6 +175,11 @@ fn a_hostile_passwd_file_is_survived() {
     symlink("/dev/zero", &passwd).unwrap();
     assert_eq!(host.sh("echo alive"), "alive\n");
     fs::remove_file(&passwd).unwrap();
+    // The kernel's files are none of the image's: this one would make a user of the host name.
+    symlink("/proc/sys/kernel/hostname", &passwd).unwrap();
+    let f = failure(host.start(&Spec { user: "who".into(), hostname: "who:x:7:7".into(), ..shell("true") }));
+    assert!(f.message.contains("cannot find user") && f.message.contains("/etc/passwd"), "{}", f.message);
+    fs::remove_file(&passwd).unwrap();
     File::create(&passwd).unwrap().set_len(1 << 30).unwrap();
     assert!(failure(host.start(&shell("true"))).message.contains("/etc/passwd"));
 }
