@@ -13,6 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// Most parts of a path that are made where missing.
 const MAX_MISSING: usize = 64;
 
+/// Most attempts at one lookup; a container that renames without pause must not keep us here.
+const ATTEMPTS: usize = 128;
+
 const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
 /// What a path is to end at.
@@ -30,13 +33,24 @@ fn how(flags: OFlag, resolve: ResolveFlag) -> OpenHow {
 
 /// Opens `path` with `root` as its root: links are followed, but never out of it; magic links of procfs are refused.
 pub fn open_in(root: impl AsFd, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
-    Ok(openat2(root, path, how(flags | OFlag::O_CLOEXEC, ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS))?)
+    lookup(root.as_fd(), path, how(flags | OFlag::O_CLOEXEC, ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS))
 }
 
 /// Opens the place `path` below `dir` with no symbolic link and no other mount on the way.
 pub fn open_plain(dir: impl AsFd, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-    Ok(openat2(dir, path, how(PLACE | flags, resolve))?)
+    lookup(dir.as_fd(), path, how(PLACE | flags, resolve))
+}
+
+/// A rename or mount anywhere in the system while `..` is walked makes the kernel give up with EAGAIN (openat2(2)): it is asked again.
+fn lookup(dir: BorrowedFd<'_>, path: &str, how: OpenHow) -> io::Result<OwnedFd> {
+    for _ in 1..ATTEMPTS {
+        match openat2(dir, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            answer => return Ok(answer?),
+        }
+    }
+    Ok(openat2(dir, path, how)?)
 }
 
 /// The directory `name` of `dir`, made if missing, and no link: an image whose `/dev` is a link to elsewhere must not have
@@ -152,6 +166,27 @@ mod tests {
         assert_eq!(plain_dir(dir.root(), "dev").unwrap_err().raw_os_error(), Some(Errno::ELOOP as i32));
         assert!(plain_dir(dir.root(), "proc").is_ok());
         assert!(dir.0.join("root/proc").metadata().unwrap().mode() & 0o755 != 0);
+    }
+
+    /// Without asking again, some of these lookups fail with EAGAIN on any machine with two CPUs.
+    #[test]
+    fn renames_elsewhere_do_not_fail_a_lookup() {
+        let dir = Dir::new("renames");
+        let (one, two) = (dir.0.join("outside/one"), dir.0.join("outside/two"));
+        fs::write(&one, "").unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::rename(&one, &two).unwrap();
+                    fs::rename(&two, &one).unwrap();
+                }
+            });
+            let path = "/in/..".repeat(20) + "/in";
+            let failed = (0..2000).find_map(|_| open_in(dir.root(), &path, OFlag::O_PATH).err());
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
     }
 
     #[test]
