@@ -1,8 +1,8 @@
 //! Masked and read-only paths of procfs and sysfs.
 //!
-//! A masked file is covered by the host's `/dev/null`, opened and verified before anything of the image was looked at: with the image's own, a link
-//! in its place makes the "mask" a writable mount of whatever it points to (CVE-2025-31133). A masked directory is covered by one
-//! empty read-only tmpfs, shared by all.
+//! A masked file is covered by a null device, made before anything of the image was looked at: with the image's own `/dev/null`, a link
+//! in its place makes the "mask" a writable mount of whatever it points to (CVE-2025-31133), and with the host's, changing the mask's mode would
+//! change the host's. A masked directory is covered by one empty read-only tmpfs, shared by all.
 
 use super::fail::{OrFail, launch};
 use super::mounts::{HIDDEN, Tree};
@@ -28,22 +28,6 @@ const SYS_MASKED: [&str; 4] = ["firmware", "devices/virtual/powercap", "kernel/d
 
 /// Most CPUs whose `thermal_throttle` is masked.
 const MAX_CPUS: usize = 1024;
-
-/// The host's `/dev/null`, by descriptor.
-///
-/// # Errors
-/// When what lies there is anything but character device 1:3.
-pub fn host_null() -> Result<OwnedFd, Failure> {
-    let what = || "open the host's /dev/null";
-    let null = open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).or_fail(what)?;
-    let stat = fstat(&null).or_fail(what)?;
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    if kind == SFlag::S_IFCHR && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3) {
-        Ok(null)
-    } else {
-        Err(launch("cannot use the host's /dev/null: it is not character device 1:3"))
-    }
-}
 
 /// Covers what is to be masked, and makes the rest read-only. `proc` and `sys` are the mounts themselves, so no path of the image is walked.
 pub fn apply(proc: BorrowedFd<'_>, sys: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<(), Failure> {

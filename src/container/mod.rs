@@ -24,7 +24,6 @@ pub mod seccomp;
 mod spec;
 pub mod user;
 
-pub(crate) use mask::host_null;
 pub(crate) use merge::join_env;
 pub use merge::{build, stop_signal};
 pub(crate) use resolve::open_in;

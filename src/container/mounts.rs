@@ -107,11 +107,54 @@ pub fn tmpfs(bytes: u64, mode: &str, attributes: u64) -> io::Result<OwnedFd> {
     mount::create(c"tmpfs", &[(c"size", Some(&size)), (c"nr_inodes", Some(&inodes)), (c"mode", Some(mode))], attributes)
 }
 
-/// What launch opened on the host while nothing of the image had been looked at.
+/// The device nodes that a container gets, in the order of [`NODES`].
+///
+/// They are a container's only way to a device. It may make nodes (`CAP_MKNOD` is in the default set), so every mount on which it can do that has
+/// NODEV; these lie in a tmpfs without, of which it never sees more than each single node, mounted over an empty file. They are made, not
+/// copied from the host's `/dev`: that would let the container change the owner and the mode of the host's own nodes.
+#[derive(Debug)]
+pub struct Nodes([OwnedFd; NODES.len()]);
+
+impl Nodes {
+    /// Makes them in a tmpfs that it mounts at `place`, in our mount namespace: kernels before 6.15 copy only what hangs there. Whoever
+    /// leaves the host's root leaves that mount, too.
+    pub fn make(place: BorrowedFd<'_>) -> io::Result<Self> {
+        // One for each node and one for the directory: none is left for who could reach it.
+        const INODES: &str = "7";
+        const { assert!(NODES.len() == 6) };
+        let options = [(c"size", Some("4096")), (c"nr_inodes", Some(INODES)), (c"mode", Some("700"))];
+        let dir = mount::create(c"tmpfs", &options, NOSUID | NOEXEC)?;
+        mount::attach(&dir, place)?;
+        let node = |(name, major, minor): (&str, u64, u64)| -> io::Result<OwnedFd> {
+            mknodat(&dir, name, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
+            open_plain(&dir, name, OFlag::empty())
+        };
+        let all = NODES.into_iter().map(node).collect::<io::Result<Vec<_>>>()?;
+        Ok(Self(all.try_into().expect("as many as there are names")))
+    }
+
+    /// The null device.
+    pub fn null(&self) -> BorrowedFd<'_> {
+        self.0[0].as_fd()
+    }
+
+    /// Mounts each over an empty file in `dev`.
+    fn attach(&self, dev: &OwnedFd) -> Result<(), Failure> {
+        for ((name, ..), node) in NODES.iter().zip(&self.0) {
+            let what = || format!("make /dev/{name}");
+            mknodat(dev, *name, SFlag::S_IFREG, Mode::empty(), 0).or_fail(what)?;
+            let place = open_plain(dev, name, OFlag::empty()).or_fail(what)?;
+            mount::attach(mount::copy(node, false).or_fail(what)?, place).or_fail(what)?;
+        }
+        Ok(())
+    }
+}
+
+/// What launch made and opened while nothing of the image had been looked at.
 #[derive(Debug)]
 pub struct Sources {
-    /// The host's verified `/dev/null`.
-    pub null: OwnedFd,
+    /// The device nodes.
+    pub nodes: Nodes,
     /// Copies of the sources of the manifest's bind mounts, in its order.
     pub binds: Vec<Tree>,
     /// The container's groups: name of the directory below `/sys/fs/cgroup` (empty for a sole v2 hierarchy), and the group.
@@ -124,10 +167,10 @@ pub struct Sources {
 /// sysfs needs no special way for the host's network here: the kernel refuses it only to a mounter from another user namespace.
 pub fn all(root: BorrowedFd<'_>, spec: &Spec, sources: &Sources) -> Result<(), Failure> {
     let proc = standard(root, "proc", || mount::create(c"proc", &[], HIDDEN))?;
-    let dev = devices(root)?;
+    let dev = devices(root, &sources.nodes)?;
     let sys = standard(root, "sys", || mount::create(c"sysfs", &[], HIDDEN | RDONLY))?;
     control_groups(sys.as_fd(), &sources.groups)?;
-    mask::apply(proc.as_fd(), sys.as_fd(), sources.null.as_fd())?;
+    mask::apply(proc.as_fd(), sys.as_fd(), sources.nodes.null())?;
     own(root, dev.as_fd(), &spec.mounts, &sources.binds)
 }
 
@@ -142,18 +185,15 @@ fn standard(root: BorrowedFd<'_>, name: &str, make: impl FnOnce() -> io::Result<
     Ok(mounted)
 }
 
-/// A small tmpfs with six nodes: no disk, no flash (`/dev/mtd*`), no console of the device.
-fn devices(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+/// A small tmpfs with six nodes: no disk, no flash (`/dev/mtd*`), no console of the device; and no way to them by mknod(2).
+fn devices(root: BorrowedFd<'_>, nodes: &Nodes) -> Result<OwnedFd, Failure> {
     const BYTES: u64 = 64 << 10;
-    let dev = standard(root, "dev", || tmpfs(BYTES, "755", NOSUID | NOEXEC))?;
-    for (name, major, minor) in NODES {
-        let mode = Mode::from_bits_truncate(0o666);
-        mknodat(&dev, name, SFlag::S_IFCHR, mode, makedev(major, minor)).or_fail(|| format!("make /dev/{name}"))?;
-    }
+    let dev = standard(root, "dev", || tmpfs(BYTES, "755", HIDDEN))?;
+    nodes.attach(&dev)?;
     for (target, name) in LINKS {
         symlinkat(target, &dev, name).or_fail(|| format!("make /dev/{name}"))?;
     }
-    // An instance of its own since Linux 4.7; group 5 is tty in every distribution.
+    // An instance of its own since Linux 4.7; group 5 is tty in every distribution. Its terminals are devices, but it has no mknod(2).
     let pts = [(c"ptmxmode", Some("0666")), (c"mode", Some("0620")), (c"gid", Some("5"))];
     below(&dev, "pts", || mount::create(c"devpts", &pts, NOSUID | NOEXEC))?;
     below(&dev, "shm", || tmpfs(SHM_BYTES, "1777", HIDDEN))?;

@@ -2,7 +2,7 @@
 //!
 //! The steps of a start, in order:
 //! 1. a mount namespace of our own, cut off from the host's;
-//! 2. the host's files that the container gets are opened, before anything of the image is looked at;
+//! 2. the container's device nodes are made and the host's files that it gets are opened, before anything of the image is looked at;
 //! 3. the root file system is mounted;
 //! 4. the cgroup group is made and limited;
 //! 5. pid 1 is cloned into its namespaces and its group, and keeper is told. Pid 1 goes on in [`crate::init`].
@@ -12,7 +12,7 @@ mod rootfs;
 
 use crate::cgroup::{self, Group};
 use crate::container::fail::{OrFail, launch};
-use crate::container::mounts::{Sources, Tree};
+use crate::container::mounts::{Nodes, Sources, Tree};
 use crate::container::{Spec, Wiring, mounts};
 use crate::init::{self, Start};
 use crate::ipc::{Conn, Failure, FromLaunch, ToLaunch};
@@ -81,17 +81,23 @@ fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<
     // making it did, and nobody else ever enters it.
     unshare(CloneFlags::CLONE_NEWNS).or_fail(|| "unshare the mount namespace")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).or_fail(|| "make mounts private")?;
-    let null = crate::container::host_null()?;
+    let nodes = nodes(wiring)?;
     let binds = binds(&spec.mounts)?;
     let root = rootfs::mount(&spec, wiring)?;
     let group = wiring.layout.group(&wiring.group);
     let missing = group.create(&spec.resources).map_err(cgroup_failure)?;
-    let sources = Sources { null, binds, groups: views(wiring)? };
+    let sources = Sources { nodes, binds, groups: views(wiring)? };
     let own_network = spec.network == Network::None;
     match clone_pid1(&group, own_network)? {
         None => init::main(conn, Start { spec, root, group, sources, log, record: record.into() }),
         Some(child) => told(conn, &child, missing, None),
     }
+}
+
+/// In the scratch directory, under the mount of the root file system to come.
+fn nodes(wiring: &Wiring) -> Result<Nodes, Failure> {
+    let scratch = rootfs::scratch(wiring)?;
+    Nodes::make(scratch.as_fd()).or_fail(|| "make the device nodes")
 }
 
 /// Sources of bind mounts, as they are now. Links of the host are followed, since its paths may well be links; procfs's magic ones are not.

@@ -30,7 +30,7 @@ pub fn mount(spec: &Spec, wiring: &Wiring) -> Result<OwnedFd, Failure> {
     }
     let top_first = wiring.layers.iter().rev();
     let layers = top_first.map(|l| open_dir(l).or_fail(|| format!("open layer {l}"))).collect::<Result<Vec<_>, _>>()?;
-    let scratch = open_dir(&wiring.scratch).or_fail(|| format!("open scratch directory {}", wiring.scratch))?;
+    let scratch = scratch(wiring)?;
     let bytes = if spec.readonly { SCAFFOLD } else { spec.upper.max(SCAFFOLD) };
     let tmpfs = upper(bytes).or_fail(|| "mount the upper layer")?;
     // Attached, since overlay refuses layers outside our mount namespace.
@@ -40,6 +40,11 @@ pub fn mount(spec: &Spec, wiring: &Wiring) -> Result<OwnedFd, Failure> {
     }
     adopt_root(&layers[0], &tmpfs)?;
     overlay(&layers, &tmpfs)
+}
+
+/// The directory that everything is mounted over before it becomes the container's; what hangs there already is covered.
+pub fn scratch(wiring: &Wiring) -> Result<OwnedFd, Failure> {
+    open_dir(&wiring.scratch).or_fail(|| format!("open scratch directory {}", wiring.scratch))
 }
 
 fn open_dir(path: &str) -> nix::Result<OwnedFd> {

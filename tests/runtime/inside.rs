@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use wherry::container::Spec;
-use wherry::manifest::{Network, Rlimit, RlimitKind};
+use wherry::manifest::{Mount, Network, Rlimit, RlimitKind};
 
 #[test]
 fn only_the_containers_own_mounts_are_seen() {
@@ -16,7 +16,7 @@ fn only_the_containers_own_mounts_are_seen() {
     for (target, kind, options) in [
         ("/", "overlay", "rw,nodev"),
         ("/proc", "proc", "rw,nosuid,nodev,noexec"),
-        ("/dev", "tmpfs", "rw,nosuid,noexec"),
+        ("/dev", "tmpfs", "rw,nosuid,nodev,noexec"),
         ("/dev/pts", "devpts", "rw,nosuid,noexec"),
         ("/dev/shm", "tmpfs", "rw,nosuid,nodev,noexec"),
         ("/sys", "sysfs", "ro,nosuid,nodev,noexec"),
@@ -61,12 +61,59 @@ fn masked_paths_are_empty_and_read_only_paths_refuse_writing() {
 }
 
 #[test]
-fn a_masked_file_is_the_hosts_dev_null_whatever_the_image_brings() {
+fn a_masked_file_is_a_null_device_whatever_the_image_brings() {
     let host = Host::new();
     fs::create_dir(host.layer().join("dev")).unwrap();
     symlink("/proc/sys/kernel/core_pattern", host.layer().join("dev/null")).unwrap();
     let out = host.sh("stat -c '%F %t:%T' /proc/interrupts /proc/keys; cat /proc/keys | wc -c");
     assert_eq!(out, "character special file 1:3\ncharacter special file 1:3\n0\n");
+}
+
+#[test]
+fn a_node_that_a_container_makes_opens_nothing_wherever_it_lies() {
+    let host = Host::new();
+    let source = host.dir.join("data");
+    fs::create_dir(&source).unwrap();
+    let bind = Mount::Bind { source: source.to_str().unwrap().into(), target: "/bind".into(), readonly: false };
+    let mounts = vec![Mount::Tmpfs { target: "/tmp".into(), size: 1 << 20 }, bind];
+    // The last open is that of a node which is there by right.
+    let script = "for d in /dev / /tmp /bind /dev/shm; do for n in 'b 7 0' 'c 1 3' 'c 4 1'; do
+            mknod $d/x $n && { (: < $d/x) 2>&1; (: > $d/x) 2>&1; (: <> $d/x) 2>&1; rm $d/x; }
+        done; done; mknod /dev/pts/x c 1 3 2>&1; : < /dev/null && echo opened";
+    let out = host.run(&Spec { mounts, ..shell(script) }).output;
+    assert_eq!(out.matches("x: Permission denied").count(), 5 * 3 * 3, "{out}");
+    assert!(out.ends_with("mknod: /dev/pts/x: Operation not permitted\nopened\n"), "{out}");
+    assert_eq!(out.lines().count(), 5 * 3 * 3 + 2, "{out}");
+}
+
+#[test]
+fn the_nodes_of_dev_work_for_everyone() {
+    let host = Host::new();
+    for user in ["", "app"] {
+        let script = "echo x > /dev/null && cat /dev/null && head -c 2 /dev/zero | od -An -tx1 && head -c 3 /dev/random | wc -c \
+            && head -c 5 /dev/urandom | wc -c && head -c 1 /dev/full | wc -c; echo x 2>&1 > /dev/full; (: < /dev/tty) 2>&1";
+        let out = host.run(&Spec { user: user.into(), ..shell(script) }).output;
+        let expected = " 00 00\n3\n5\n1\nsh: write error: No space left on device\n";
+        assert!(out.replace("/bin/sh", "sh").starts_with(expected), "{user:?}: {out}");
+        assert!(out.ends_with("can't open /dev/tty: No such device or address\n"), "{user:?}: {out}");
+    }
+}
+
+#[test]
+fn a_container_that_changes_its_nodes_and_masks_does_not_change_the_hosts() {
+    let host = Host::new();
+    let of = |name: &str| {
+        let stat = nix::sys::stat::stat(&Path::new("/dev").join(name)).unwrap();
+        (stat.st_mode, stat.st_uid, stat.st_gid)
+    };
+    let names = ["null", "zero", "full", "random", "urandom", "tty"];
+    let before = names.map(of);
+    let script =
+        "cd /dev; for f in null zero full random urandom tty /proc/keys /proc/timer_list; do chmod 600 $f; chown 7:7 $f; done
+        stat -c '%a %u' null /proc/timer_list";
+    assert_eq!(host.sh(script), "600 7\n600 7\n");
+    assert_eq!(names.map(of), before);
+    assert_eq!(host.sh("stat -c '%a %u' /dev/null /proc/timer_list"), "666 0\n666 0\n");
 }
 
 #[test]
