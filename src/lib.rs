@@ -52,6 +52,7 @@ pub mod stats;
 
 // ---- building blocks ----
 pub mod container;
+pub mod allowed;
 pub mod cgroup;
 pub mod confine;
 pub mod device;

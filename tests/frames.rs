@@ -106,6 +106,7 @@ fn ready() -> Ready {
             stop: Stop { signal: Some(10), timeout: Duration::from_secs(10) },
         },
         log: Log { ring: 64 << 10, full: Full::Block },
+        network: true,
     }
 }
 
@@ -201,13 +202,29 @@ fn exec_args() -> ExecArgs {
 
 fn wiring() -> Wiring {
     let (layers, scratch) = (vec!["/data/layers/ab/0".into()], "/run/wherry/containers/web/main/root".into());
-    Wiring { name: "web/main".into(), layers, scratch, layout: layout(), group: "wherry/web/main".into() }
+    Wiring {
+        name: "web/main".into(),
+        layers,
+        scratch,
+        layout: layout(),
+        group: "wherry/web/main".into(),
+        allowed: Some(vec!["/srv".into()]),
+    }
 }
 
 fn stage_job() -> StageJob {
     let reference = Reference { text: "oci:/srv/web:1".into(), source: Source::OciDir { path: "/srv/web".into(), tag: Some("1".into()) } };
     let (data, digest) = ("/var/lib/wherry".into(), Some(digest("image")));
-    StageJob { reference, digest, data, max_bytes: 1 << 29, max_inodes: 100_000, timeout_s: 600, hash_uid: 65502 }
+    StageJob {
+        reference,
+        digest,
+        data,
+        max_bytes: 1 << 29,
+        max_inodes: 100_000,
+        timeout_s: 600,
+        hash_uid: 65502,
+        allowed: Some(vec!["/srv".into()]),
+    }
 }
 
 fn record() -> Record {

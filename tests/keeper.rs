@@ -1032,6 +1032,34 @@ fn an_allowed_directory_is_mounted_and_a_read_only_one_cannot_be_written() {
     assert!(error.contains("No space left on device"), "{error}");
 }
 
+/// Links in an allowed directory, as a container that may write there can make them.
+#[test]
+fn a_link_out_of_an_allowed_directory_is_refused_to_the_network_and_followed_locally() {
+    let mut device = Device::prepared(json!({}));
+    let (share, secret, images) = (device.dir.join("share"), device.dir.join("secret"), own_layout(&device));
+    fs::create_dir(&share).unwrap();
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("hello"), "hidden").unwrap();
+    std::os::unix::fs::symlink(&secret, share.join("out")).unwrap();
+    std::os::unix::fs::symlink(&images, share.join("images")).unwrap();
+    device.settings["bind_sources"] = json!([share]);
+    device.settings["import_dirs"] = json!([share, harness::image::dir()]);
+    device.broker.up();
+    device.start();
+    device.online();
+    let image = with(sleeper(), json!({"image": {"ref": format!("oci:{}/images:plain", share.display())}}));
+    let bind = with(sleeper(), json!({"mounts": [{"type": "bind", "source": share.join("out"), "target": "/out"}]}));
+    for (container, setting, real) in [(&image, "import_dirs", &images), (&bind, "bind_sources", &secret)] {
+        let ack = device.refused(&device.publish(&manifest("remote", container.clone())), "failed", "policy").to_string();
+        for part in [setting, share.to_str().unwrap(), real.to_str().unwrap()] {
+            assert!(ack.contains(part), "{part}: {ack}");
+        }
+        assert_eq!(device.pid("remote/main"), None);
+        device.applied(&manifest("local", container.clone()));
+    }
+    assert_eq!(device.exec("local", &["cat", "/out/hello"]), "hidden");
+}
+
 #[test]
 fn a_read_only_root_cannot_be_written() {
     let device = Device::new();

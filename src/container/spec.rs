@@ -55,4 +55,6 @@ pub struct Wiring {
     pub layout: Layout,
     /// The container's group below each hierarchy, `wherry/app/container`; made by launch.
     pub group: String,
+    /// Directories that bind sources must be in, all links followed; `None` for a document applied locally, which may name any path.
+    pub allowed: Option<Vec<String>>,
 }

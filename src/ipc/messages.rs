@@ -530,6 +530,8 @@ pub struct StageJob {
     pub timeout_s: u32,
     /// Numeric user of `hash`.
     pub hash_uid: u32,
+    /// Directories that the image must be in, all links followed; `None` for a document applied locally, which may name any path.
+    pub allowed: Option<Vec<String>>,
 }
 
 /// Stage to keeper.

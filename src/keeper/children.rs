@@ -258,8 +258,8 @@ impl Keeper {
         }
     }
 
-    /// Starts bringing in the image of one container.
-    pub fn start_stage(&mut self, app: &Name, container: &Container) -> io::Result<()> {
+    /// Starts bringing in the image of one container; `network`: its document came from there.
+    pub fn start_stage(&mut self, app: &Name, container: &Container, network: bool) -> io::Result<()> {
         let limits = &self.ctx.settings.limits;
         let job = ToStage::Pull(StageJob {
             reference: container.image.reference.clone(),
@@ -269,6 +269,7 @@ impl Keeper {
             max_inodes: limits.max_image_inodes,
             timeout_s: limits.fetch_timeout_s,
             hash_uid: self.ctx.settings.users.hash,
+            allowed: network.then(|| self.ctx.settings.import_dirs.clone()),
         });
         self.spawn_stage(&job, Some((app.clone(), container.name.clone())))
     }

@@ -255,6 +255,7 @@ impl Live {
             scratch: dir.join("root").to_string_lossy().into_owned(),
             layout: ctx.layout.clone(),
             group: self.group.clone(),
+            allowed: self.ready.network.then(|| ctx.settings.bind_sources.clone()),
         })
     }
 

@@ -356,6 +356,11 @@ impl Keeper {
         }
     }
 
+    /// The document in work came from the network.
+    fn is_remote(&self, name: &Name) -> bool {
+        self.app(name).and_then(|a| a.work.as_ref()).is_none_or(|w| w.origin != Origin::Local)
+    }
+
     fn work_mut(&mut self, name: &Name) -> Option<&mut Work> {
         self.app_mut(name)?.work.as_mut()
     }
@@ -369,7 +374,8 @@ impl Keeper {
             }
             if self.stage.is_none() {
                 self.tell(name, State::Fetching, None);
-                self.start_stage(name, &container).map_err(|e| io_failure("start the image stage", &e))?;
+                let network = self.is_remote(name);
+                self.start_stage(name, &container, network).map_err(|e| io_failure("start the image stage", &e))?;
             }
             return Ok(());
         }
@@ -438,7 +444,7 @@ impl Keeper {
             let Some(image) = self.resolved(name, &container)? else {
                 return Err(failure(Reason::ImageMissing, format!("image {} is not in the store", container.image.reference)));
             };
-            ready.push(make_ready(container, &image)?);
+            ready.push(make_ready(container, &image, self.is_remote(name))?);
         }
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(()) };
         let (aim, sha256) = (work.aim, work.version.sha256);
@@ -631,11 +637,19 @@ fn refusals(faults: &Faults) -> Vec<Refusal> {
     errors.take(MAX).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
 }
 
-fn make_ready(container: Container, image: &crate::image::Record) -> Result<Ready, Failure> {
+fn make_ready(container: Container, image: &crate::image::Record, network: bool) -> Result<Ready, Failure> {
     let spec = container::build(&container, &image.config, container.name.as_str())?;
     let mut rules = Rules { restart: container.restart, stop: container.stop };
     rules.stop.signal = rules.stop.signal.or(image.config.stop_signal);
-    Ok(Ready { name: container.name, image: container.image.reference.text, digest: image.digest, spec, rules, log: container.log })
+    Ok(Ready {
+        name: container.name,
+        image: container.image.reference.text,
+        digest: image.digest,
+        spec,
+        rules,
+        log: container.log,
+        network,
+    })
 }
 
 /// Messages go on record; a record has a written maximum.

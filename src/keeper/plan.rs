@@ -21,6 +21,8 @@ pub struct Ready {
     pub rules: Rules,
     /// What happens to its output.
     pub log: Log,
+    /// Its document came from the network: its bind sources are held to the settings.
+    pub network: bool,
 }
 
 /// What becomes of one container.
@@ -87,7 +89,7 @@ mod tests {
         let restart = Restart { policy: RestartPolicy::No, delay: Duration::ZERO, max_delay: Duration::ZERO };
         let rules = Rules { restart, stop: Stop { signal: None, timeout: Duration::ZERO } };
         let log = Log { ring: 1, full: Full::Drop };
-        Ready { name: name.parse().unwrap(), image: "i".into(), digest: Digest::of(b"i"), spec, rules, log }
+        Ready { name: name.parse().unwrap(), image: "i".into(), digest: Digest::of(b"i"), spec, rules, log, network: true }
     }
 
     fn check(edit: impl Fn(&mut Ready), expect: Change) {

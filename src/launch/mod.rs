@@ -10,6 +10,7 @@
 mod join;
 mod rootfs;
 
+use crate::allowed;
 use crate::cgroup::{self, Group};
 use crate::container::fail::{OrFail, launch};
 use crate::container::mounts::{Nodes, Sources, Tree};
@@ -82,7 +83,7 @@ fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<
     unshare(CloneFlags::CLONE_NEWNS).or_fail(|| "unshare the mount namespace")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).or_fail(|| "make mounts private")?;
     let nodes = nodes(wiring)?;
-    let binds = binds(&spec.mounts)?;
+    let binds = binds(&spec.mounts, wiring.allowed.as_deref())?;
     let root = rootfs::mount(&spec, wiring)?;
     let group = wiring.layout.group(&wiring.group);
     let missing = group.create(&spec.resources).map_err(cgroup_failure)?;
@@ -101,13 +102,15 @@ fn nodes(wiring: &Wiring) -> Result<Nodes, Failure> {
 }
 
 /// Sources of bind mounts, as they are now. Links of the host are followed, since its paths may well be links; procfs's magic ones are not.
-fn binds(wanted: &[Mount]) -> Result<Vec<Tree>, Failure> {
-    let open = |source: &str| -> io::Result<Tree> {
+fn binds(wanted: &[Mount], allowed: Option<&[String]>) -> Result<Vec<Tree>, Failure> {
+    let open = |source: &String| {
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        Tree::bind(openat2(AT_FDCWD, source, how)?)
+        let doing = || format!("open {source} for a bind mount");
+        let file = openat2(AT_FDCWD, source.as_str(), how).or_fail(doing)?;
+        allowed::check(&file, source, allowed, "bind_sources")?;
+        Tree::bind(file).or_fail(doing)
     };
-    let sources = wanted.iter().filter_map(|m| if let Mount::Bind { source, .. } = m { Some(source) } else { None });
-    sources.map(|s| open(s).or_fail(|| format!("open {s} for a bind mount"))).collect()
+    wanted.iter().filter_map(|m| if let Mount::Bind { source, .. } = m { Some(source) } else { None }).map(open).collect()
 }
 
 /// The container's group in each hierarchy, under the name by which programs look for it.

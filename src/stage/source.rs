@@ -2,6 +2,7 @@
 
 use super::crew::Crew;
 use super::{Work, mismatch};
+use crate::allowed;
 use crate::image::fault::{fault, os};
 use crate::image::layout::{self, Descriptor, MAX_JSON, MAX_NESTING, Manifest, Wanted};
 use crate::image::{Config, Digest, Host, RelPath, Source, beneath, config, docker};
@@ -11,7 +12,7 @@ use crate::unpack::Content;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 /// Links followed from one archive entry to another.
@@ -54,12 +55,12 @@ pub fn plan(job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Image, F
     let host = Host::new(std::env::consts::ARCH, &machine());
     match &job.reference.source {
         Source::OciDir { path, tag } => {
-            let dir = open_path(path, OFlag::O_DIRECTORY)?;
+            let dir = open_path(path, job, OFlag::O_DIRECTORY)?;
             oci(&Blobs { path, held: Held::Dir(dir) }, tag.as_deref(), job.digest, &host)
         }
-        Source::OciArchive { path, tag } => oci(&archive(path, crew, work)?, tag.as_deref(), job.digest, &host),
-        Source::DockerArchive { path, name } => docker(&archive(path, crew, work)?, name.as_deref(), job.digest, &host),
-        Source::Rootfs { path } => rootfs(path, job.digest, crew),
+        Source::OciArchive { path, tag } => oci(&archive(path, job, crew, work)?, tag.as_deref(), job.digest, &host),
+        Source::DockerArchive { path, name } => docker(&archive(path, job, crew, work)?, name.as_deref(), job.digest, &host),
+        Source::Rootfs { path } => rootfs(path, job, crew),
     }
 }
 
@@ -67,10 +68,14 @@ fn machine() -> String {
     nix::sys::utsname::uname().map(|u| u.machine().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Opens a path of the device. `O_NONBLOCK`: a named pipe must not hold us up.
-fn open_path(path: &str, flags: OFlag) -> Result<OwnedFd, Failure> {
+/// Opens a path of the device, if the job may have what it leads to. Found first and opened after: opening a device alone can do something.
+/// `O_NONBLOCK`: a named pipe must not hold us up.
+fn open_path(path: &str, job: &StageJob, flags: OFlag) -> Result<OwnedFd, Failure> {
+    let failed = |e| os(&format!("cannot open image {path}"), e);
+    let found = open(path, flags | OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+    allowed::check(&found, path, job.allowed.as_deref(), "import_dirs")?;
     let flags = flags | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    open(path, flags, Mode::empty()).map_err(|e| os(&format!("cannot open image {path}"), e))
+    open(format!("/proc/self/fd/{}", found.as_raw_fd()).as_str(), flags, Mode::empty()).map_err(failed)
 }
 
 /// The length of a file, which must be a regular one.
@@ -82,18 +87,18 @@ fn regular(file: impl AsFd, name: &str) -> Result<u64, Failure> {
     Ok(stat.st_size as u64)
 }
 
-fn whole_file(path: &str) -> Result<Blob, Failure> {
-    let file = open_path(path, OFlag::empty())?;
+fn whole_file(path: &str, job: &StageJob) -> Result<Blob, Failure> {
+    let file = open_path(path, job, OFlag::empty())?;
     let length = regular(&file, path)?;
     Ok(Blob { name: path.to_owned(), file, offset: 0, length })
 }
 
 /// A plain root file system: the file is the only layer, and its digest the identity.
-fn rootfs(path: &str, pinned: Option<Digest>, crew: &mut Crew<'_>) -> Result<Image, Failure> {
-    let blob = whole_file(path)?;
+fn rootfs(path: &str, job: &StageJob, crew: &mut Crew<'_>) -> Result<Image, Failure> {
+    let blob = whole_file(path, job)?;
     // Reading twice spares the flash a tree that is already there, or is the wrong one. The second reading is checked against the first.
     let digest = crew.digest(&blob)?;
-    check_pin(path, pinned, &digest)?;
+    check_pin(path, job.digest, &digest)?;
     Ok(Image { digest, config: Config::default(), layers: vec![Layer { digest, blob, whiteouts: false }] })
 }
 
@@ -115,8 +120,8 @@ enum Held {
     Archive { file: OwnedFd, length: u64, entries: BTreeMap<RelPath, Content> },
 }
 
-fn archive<'a>(path: &'a str, crew: &mut Crew<'_>, work: &Work) -> Result<Blobs<'a>, Failure> {
-    let Blob { file, length, .. } = whole_file(path)?;
+fn archive<'a>(path: &'a str, job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Blobs<'a>, Failure> {
+    let Blob { file, length, .. } = whole_file(path, job)?;
     let about = |f: Failure| fault(f.reason, format!("cannot read archive {path}: {}", f.message));
     let entries = crew.list(file.as_fd(), work).map_err(about)?;
     Ok(Blobs { path, held: Held::Archive { file, length, entries } })

@@ -78,6 +78,7 @@ impl Bench {
             max_inodes: 100_000,
             timeout_s: 120,
             hash_uid: 64_321,
+            allowed: None,
         }
     }
 

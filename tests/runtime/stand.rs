@@ -58,6 +58,7 @@ impl Host {
             scratch: text(&self.dir.join("scratch")),
             layout: self.layout.clone(),
             group: self.group.clone(),
+            allowed: None,
         }
     }
 
