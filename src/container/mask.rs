@@ -4,14 +4,14 @@
 //! in its place makes the "mask" a writable mount of whatever it points to (CVE-2025-31133), and with the host's, changing the mask's mode would
 //! change the host's. A masked directory is covered by one empty read-only tmpfs, shared by all.
 
-use super::fail::{OrFail, launch};
+use super::fail::OrFail;
 use super::mounts::{HIDDEN, Tree};
 use super::resolve::open_plain;
 use crate::ipc::Failure;
 use crate::sys::mount::{self, RDONLY};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{SFlag, fstat};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

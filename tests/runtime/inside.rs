@@ -108,8 +108,7 @@ fn a_container_that_changes_its_nodes_and_masks_does_not_change_the_hosts() {
     };
     let names = ["null", "zero", "full", "random", "urandom", "tty"];
     let before = names.map(of);
-    let script =
-        "cd /dev; for f in null zero full random urandom tty /proc/keys /proc/timer_list; do chmod 600 $f; chown 7:7 $f; done
+    let script = "cd /dev; for f in null zero full random urandom tty /proc/keys /proc/timer_list; do chmod 600 $f; chown 7:7 $f; done
         stat -c '%a %u' null /proc/timer_list";
     assert_eq!(host.sh(script), "600 7\n600 7\n");
     assert_eq!(names.map(of), before);
