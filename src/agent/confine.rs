@@ -13,6 +13,8 @@ use std::io;
 
 /// Most open descriptors: standard ones, keeper, epoll and its wake-up, signals, the broker, and the resolver's.
 const MAX_FILES: u64 = 32;
+/// Most bytes of memory of our own. A broker that found a way to make us hoard would end this process, not the device's others.
+const MAX_DATA: u64 = 32 << 20;
 /// Longest `/proc/self/status` that is read.
 const MAX_STATUS: usize = 16 * 1024;
 
@@ -58,6 +60,7 @@ fn become_user(uid: u32) -> io::Result<()> {
 fn limits() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, MAX_FILES)?;
+    setrlimit(Resource::RLIMIT_DATA, MAX_DATA, MAX_DATA)?;
     if !log_is_a_file() {
         setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
     }

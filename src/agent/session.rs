@@ -99,6 +99,8 @@ struct Session {
     backoff: Backoff,
     /// How long the last connection was online.
     lasted: Duration,
+    /// Of this connection, a message that nobody here wants was told.
+    told_unwanted: bool,
 }
 
 /// Runs until keeper says goodbye or is gone, or a signal comes.
@@ -113,6 +115,7 @@ pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targ
         report_at: Instant::now(),
         backoff: Backoff::default(),
         lasted: Duration::ZERO,
+        told_unwanted: false,
         settings,
     };
     if targets.is_empty() {
@@ -151,7 +154,7 @@ impl Session {
     }
 
     async fn connection(&mut self, target: &Target) -> Break {
-        self.lasted = Duration::ZERO;
+        (self.lasted, self.told_unwanted) = (Duration::ZERO, false);
         let Broker { host, port, .. } = &target.broker;
         self.link.broker = format!("{host}:{port}");
         (self.link.state, self.link.address, self.link.retry_s) = (LinkState::Connecting, None, None);
@@ -360,13 +363,20 @@ impl Session {
             Some(Incoming::Desired { origin, app }) => self.to_keeper(FromAgent::Desired { origin, app, payload }).await,
             Some(Incoming::Command { id }) => self.to_keeper(FromAgent::Command { id, retained: p.retain, payload }).await,
             Some(Incoming::Config) => {
-                log::warn!("ignored settings over MQTT: this version takes them from its file only");
+                self.unwanted("ignored settings over MQTT: this version takes them from its file only");
                 Ok(())
             }
             None => {
-                log::warn!("ignored a message on unknown topic {:?}", p.topic);
+                self.unwanted(&format!("ignored a message on unknown topic {:?}", p.topic));
                 Ok(())
             }
+        }
+    }
+
+    /// Told once per connection: a broker must not fill the log.
+    fn unwanted(&mut self, sentence: &str) {
+        if !std::mem::replace(&mut self.told_unwanted, true) {
+            log::warn!("{sentence}; no more of these are told until the next connection");
         }
     }
 

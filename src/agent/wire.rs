@@ -19,6 +19,9 @@ use tokio::time::Instant;
 
 /// Longest packet that is taken in: 64 KiB and a topic.
 pub const MAX_INCOMING: usize = 64 * 1024 + 512;
+/// Bytes waiting to be written over which nothing more is read: what arrives makes acknowledgements, and a broker that takes none of them would
+/// fill our memory. Not reading, we hear nothing, and the keep-alive ends the connection.
+const MAX_WAITING: usize = 128 * 1024;
 /// Bytes read in one go.
 const CHUNK: usize = 4096;
 
@@ -111,7 +114,7 @@ impl Wire {
 
     fn progress(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wrote = self.write(cx)?;
-        let read = self.read(cx)?;
+        let read = self.outgoing.len() <= MAX_WAITING && self.read(cx)?;
         if wrote || read { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -305,6 +308,43 @@ mod tests {
             let seen: Vec<_> = frames.into_iter().map(|f| if let Frame::Packet(p) = f { p } else { panic!("{f:?}") }).collect();
             assert_eq!(seen, packets, "pieces of {piece}");
         }
+    }
+
+    /// Sends the same message for ever, and takes nothing.
+    struct Deaf(Vec<u8>);
+
+    impl AsyncRead for Deaf {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buf.put_slice(&self.0);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Deaf {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn of_a_broker_that_takes_nothing_no_more_is_read() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut wire = Wire::new(Box::new(Deaf(bytes_of(&[publish(QoS::AtLeastOnce, 1, 0)]))));
+            let ack = puback(QoS::AtLeastOnce, 1).unwrap().unwrap();
+            while let Ok(frame) = tokio::time::timeout(std::time::Duration::from_millis(100), wire.receive()).await {
+                assert!(matches!(frame, Ok(Frame::Packet(Packet::Publish(_)))), "{frame:?}");
+                wire.send(&ack).unwrap();
+                assert!(wire.outgoing.len() <= MAX_WAITING + CHUNK, "{} bytes wait", wire.outgoing.len());
+            }
+            assert!(wire.outgoing.len() > MAX_WAITING);
+        });
     }
 
     #[test]
