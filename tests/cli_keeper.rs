@@ -61,7 +61,7 @@ fn image() -> Vec<u8> {
     };
     let busybox = fs::read(BUSYBOX).unwrap();
     tar.append_data(&mut header(busybox.len() as u64, 0o755, tar::EntryType::Regular), "bin/busybox", &busybox[..]).unwrap();
-    for name in ["sh", "cat", "sleep", "stty", "id", "pwd", "env", "printf", "head"] {
+    for name in ["sh", "cat", "sleep", "stty", "id", "pwd", "env", "printf", "head", "readlink"] {
         tar.append_link(&mut header(0, 0o777, tar::EntryType::Symlink), format!("bin/{name}"), "busybox").unwrap();
     }
     let passwd = b"root:x:0:0::/:/bin/sh\nweb:x:101:101::/:/bin/sh\n";
@@ -264,18 +264,18 @@ fn modes(terminal: &OwnedFd) -> (u32, u32, u32, u32, [u8; 19]) {
     (t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag, *t.c_cc.first_chunk().unwrap())
 }
 
-/// Runs `wherry exec -it web …` on a terminal of 33 rows and 101 columns; gives how it ended, what it showed, and whether the terminal is as it was.
-fn on_terminal(b: &Bench, script: &str, then: impl FnOnce(&Child)) -> (Option<i32>, String, bool) {
+/// Runs `wherry exec FLAG web …` on a terminal of 33 rows and 101 columns; gives how it ended, what it showed, and whether the terminal is as it was.
+fn on_terminal(b: &Bench, flag: &str, script: &str, then: impl FnOnce(&Child, &mut File)) -> (Option<i32>, String, bool) {
     let size = Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(&size, None).unwrap();
     let before = modes(&pty.slave);
     let end = || Stdio::from(pty.slave.try_clone().unwrap());
-    let mut child = b.command(&["exec", "-it", "web", "/bin/sh", "-c", script]).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+    let mut child = b.command(&["exec", flag, "web", "/bin/sh", "-c", script]).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
     let mut screen = File::from(pty.master);
     let mut shown = vec![0; 64];
     let n = screen.read(&mut shown).unwrap();
     shown.truncate(n);
-    then(&child);
+    then(&child, &mut screen);
     let status = child.wait().unwrap();
     let same = modes(&pty.slave) == before;
     drop(pty.slave);
@@ -289,10 +289,30 @@ fn on_terminal(b: &Bench, script: &str, then: impl FnOnce(&Child)) -> (Option<i3
 fn a_terminal_has_the_size_of_the_callers_and_goes_back_to_what_it_was() {
     let Some(b) = bench("tty") else { return };
     b.app("web", FOREVER);
-    let (code, shown, same) = on_terminal(&b, "stty size; exit 5", |_| {});
+    let (code, shown, same) = on_terminal(&b, "-it", "stty size; exit 5", |_, _| {});
     assert_eq!((code, shown.as_str(), same), (Some(5), "33 101\r\n", true));
-    let (code, _, same) = on_terminal(&b, "echo ready; sleep 30", |child| kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap());
+    let (code, _, same) =
+        on_terminal(&b, "-it", "echo ready; sleep 30", |child, _| kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap());
     assert_eq!((code, same), (Some(143), true));
+}
+
+#[test]
+fn without_a_terminal_of_its_own_a_program_does_not_get_the_callers() {
+    let Some(b) = bench("notty") else { return };
+    b.app("web", FOREVER);
+    let links = "for n in 0 1 2; do readlink /proc/self/fd/$n; done";
+    let script = format!("{links}; echo error >&2; echo end; cat; exit 6");
+    let (code, shown, same) = on_terminal(&b, "--user=root", &script, |_, _| {});
+    assert_eq!((code, same), (Some(6), true), "{shown}");
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(matches!(lines[..], ["/dev/null", out, err, "error", "end"] if out == err && out.starts_with("pipe:")), "{lines:?}");
+
+    let (code, shown, same) =
+        on_terminal(&b, "-i", &format!("echo ready; cat; {links}"), |_, screen| screen.write_all(b"typed\n\x04").unwrap());
+    assert_eq!((code, same), (Some(0), true), "{shown}");
+    // Once by the terminal itself, once by the program; its end is the program's.
+    assert_eq!(shown.lines().filter(|l| *l == "typed").count(), 2, "{shown:?}");
+    assert!(shown.lines().filter(|l| l.starts_with("pipe:")).count() == 3 && !shown.contains("/dev/"), "{shown:?}");
 }
 
 #[test]

@@ -6,14 +6,19 @@ use super::list::{ended, exit_code};
 use super::terminal::{self, Raw};
 use crate::exit::{Error, note};
 use crate::ipc::{ExecArgs, Reply, Request};
+use crate::sys::fd::set_nonblocking;
 use crate::sys::process::Ended;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::{read, write};
+use nix::sys::stat::fstat;
+use nix::unistd::{pipe2, read, write};
 use serde_json::json;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Bytes on their way in one direction at a time.
 const CHUNK: usize = 4096;
@@ -40,9 +45,7 @@ pub fn exec(call: &Call) -> Result<u8, Error> {
         terminal: tty.then(terminal::size),
     };
     let keeper = Client::connect(&call.socket())?;
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    keeper.send(&Request::Exec(args), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
-    let end = if tty { on_terminal(&keeper)? } else { wait(&keeper)? };
+    let end = if tty { on_terminal(&keeper, args)? } else { on_own(&keeper, args, call.has("interactive"))? };
     if call.json() {
         // Standard output belongs to the program.
         note(&json!({"exited": ended(end)}).to_string());
@@ -70,132 +73,188 @@ fn wait(keeper: &Client) -> Result<Ended, Error> {
     }
 }
 
-fn on_terminal(keeper: &Client) -> Result<Ended, Error> {
+fn on_terminal(keeper: &Client, args: ExecArgs) -> Result<Ended, Error> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    keeper.send(&Request::Exec(args), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
     // Before raw mode: a signal in between would leave the terminal raw.
     let signals = terminal::signals(&[Signal::SIGWINCH, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM])?;
     let (Reply::Terminal, mut fds) = keeper.next_with()? else { return Err(unexpected("exec")) };
     let master = fds.pop().ok_or_else(|| unexpected("exec"))?;
-    crate::sys::fd::set_nonblocking(master.as_fd()).map_err(|e| Error::io("cannot set up the terminal", &e))?;
+    let failed = |e| Error::io("cannot set up the terminal", &e);
+    set_nonblocking(master.as_fd()).map_err(failed)?;
+    let output = Output::new(master.try_clone().map_err(failed)?, stdout.as_fd()).map_err(failed)?;
+    let to = Some(master.try_clone().map_err(failed)?);
     let _raw = Raw::enter()?;
-    let mut relay = Relay { keeper, signals, master, listening: true, speaking: true, input: Vec::new(), output: Vec::new() };
-    loop {
-        if let Some(end) = relay.turn()? {
-            return Ok(end);
-        }
-    }
+    Relay { keeper, window: Some((signals, master)), to, listening: true, input: Vec::new(), outputs: vec![output] }.run()
 }
 
-/// Copies between our terminal and the program's. Each direction holds at most one chunk, and reads only when it has none.
+/// On our own descriptors. A terminal among them stays ours: whoever has it open can read what is typed there for as long as he likes.
+fn on_own(keeper: &Client, args: ExecArgs, interactive: bool) -> Result<Ended, Error> {
+    let failed = |e| Error::io("cannot set up standard input and output", &e);
+    let (input, to) = input(interactive).map_err(failed)?;
+    let (output, error, outputs) = outputs().map_err(failed)?;
+    keeper.send(&Request::Exec(args), &[input.as_fd(), output.as_fd(), error.as_fd()])?;
+    // Ours would keep the pipes from ending.
+    drop((input, output, error));
+    Relay { keeper, window: None, listening: to.is_some(), to, input: Vec::new(), outputs }.run()
+}
+
+/// The program's standard input, and where to write what is typed.
+fn input(interactive: bool) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    let own = std::io::stdin();
+    if !own.is_terminal() {
+        return Ok((own.as_fd().try_clone_to_owned()?, None));
+    }
+    if !interactive {
+        return Ok((File::open("/dev/null")?.into(), None));
+    }
+    let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
+    set_nonblocking(ours.as_fd())?;
+    Ok((theirs, Some(ours)))
+}
+
+/// The program's standard output and error, and what is to be copied. One pipe if both are the same terminal: lines then keep their order.
+fn outputs() -> io::Result<(OwnedFd, OwnedFd, Vec<Output>)> {
+    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    let mut copied = Vec::new();
+    let mut end = |own: BorrowedFd<'_>| {
+        if !own.is_terminal() {
+            return own.try_clone_to_owned();
+        }
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        set_nonblocking(ours.as_fd())?;
+        copied.push(Output::new(ours, own)?);
+        Ok(theirs)
+    };
+    let output = end(stdout.as_fd())?;
+    let same = stdout.is_terminal() && fstat(&stdout)?.st_rdev == fstat(&stderr)?.st_rdev;
+    let error = if same { output.try_clone()? } else { end(stderr.as_fd())? };
+    Ok((output, error, copied))
+}
+
+/// Copies between us and the program. Each direction holds at most one chunk, and reads only when it has none.
 struct Relay<'a> {
     keeper: &'a Client,
-    signals: SignalFd,
-    master: OwnedFd,
+    /// Our signals, and the program's terminal, which is told of changes of size.
+    window: Option<(SignalFd, OwnedFd)>,
+    /// Where standard input goes, until it ends.
+    to: Option<OwnedFd>,
     /// Standard input is not at its end.
     listening: bool,
-    /// The master is not at its end.
-    speaking: bool,
     input: Vec<u8>,
-    output: Vec<u8>,
+    outputs: Vec<Output>,
+}
+
+/// What the program writes, on its way to a descriptor of ours.
+struct Output {
+    from: OwnedFd,
+    to: OwnedFd,
+    /// `from` is not at its end.
+    open: bool,
+    waiting: Vec<u8>,
 }
 
 /// What is ready.
-struct Ready {
-    keeper: bool,
-    signals: bool,
-    stdin: bool,
-    master: PollFlags,
-    stdout: bool,
+enum Ready {
+    Signals,
+    Stdin,
+    To,
+    From(usize),
+    Own(usize),
+    Keeper,
 }
 
 impl Relay<'_> {
-    fn turn(&mut self) -> Result<Option<Ended>, Error> {
-        let ready = self.poll()?;
-        if ready.signals
-            && let Some(signal) = terminal::pending(&self.signals)
-        {
-            if signal != Signal::SIGWINCH {
-                return Ok(Some(Ended::Signal(signal as i32 as u8)));
+    fn run(mut self) -> Result<Ended, Error> {
+        loop {
+            if let Some(end) = self.turn()? {
+                return Ok(end);
             }
-            // The program is told the new size by the kernel; one that ended meanwhile does not care.
-            let _ = crate::sys::pty::resize(&self.master, terminal::size());
         }
-        if ready.stdin {
-            self.hear();
-        }
-        if ready.master.contains(PollFlags::POLLOUT) {
-            let written = write(&self.master, &self.input);
-            self.input = rest(written, std::mem::take(&mut self.input));
-        }
-        if ready.master.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) && self.output.is_empty() {
-            self.speak();
-        }
-        if ready.stdout {
-            self.print()?;
-        }
-        if ready.keeper {
-            let end = wait(self.keeper)?;
-            self.finish()?;
-            return Ok(Some(end));
+    }
+
+    fn turn(&mut self) -> Result<Option<Ended>, Error> {
+        for ready in self.poll()? {
+            match ready {
+                Ready::Signals => {
+                    if let Some(signal) = self.signalled() {
+                        return Ok(Some(Ended::Signal(signal as i32 as u8)));
+                    }
+                }
+                Ready::Stdin => self.hear(),
+                Ready::To => self.pass(),
+                Ready::From(i) => self.outputs[i].take(),
+                Ready::Own(i) => self.outputs[i].print()?,
+                Ready::Keeper => {
+                    let end = wait(self.keeper)?;
+                    self.finish()?;
+                    return Ok(Some(end));
+                }
+            }
         }
         Ok(None)
     }
 
-    fn poll(&self) -> Result<Ready, Error> {
-        let when = |on: bool, flag: PollFlags| if on { flag } else { PollFlags::empty() };
-        let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
-        let master = when(self.speaking && self.output.is_empty(), PollFlags::POLLIN) | when(!self.input.is_empty(), PollFlags::POLLOUT);
-        let mut set = vec![PollFd::new(self.keeper.as_fd(), PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        // A descriptor asked for nothing would still answer POLLHUP, for ever: leave it out.
-        let mut add = |wanted: bool, fd, flags| {
-            wanted.then(|| {
-                set.push(PollFd::new(fd, flags));
-                set.len() - 1
-            })
-        };
-        let i = add(self.listening && self.input.is_empty(), stdin.as_fd(), PollFlags::POLLIN);
-        let m = add(self.speaking && !master.is_empty(), self.master.as_fd(), master);
-        let o = add(!self.output.is_empty(), stdout.as_fd(), PollFlags::POLLOUT);
+    /// In the order in which they are to be served: keeper last, since it ends all.
+    fn poll(&self) -> Result<Vec<Ready>, Error> {
+        let stdin = std::io::stdin();
+        // A descriptor asked for nothing would still answer POLLHUP, for ever: it is left out.
+        let mut wanted: Vec<(Ready, BorrowedFd<'_>, PollFlags)> = Vec::new();
+        if let Some((signals, _)) = &self.window {
+            wanted.push((Ready::Signals, signals.as_fd(), PollFlags::POLLIN));
+        }
+        match &self.to {
+            Some(to) if !self.input.is_empty() => wanted.push((Ready::To, to.as_fd(), PollFlags::POLLOUT)),
+            Some(_) if self.listening => wanted.push((Ready::Stdin, stdin.as_fd(), PollFlags::POLLIN)),
+            _ => {}
+        }
+        for (i, output) in self.outputs.iter().enumerate() {
+            if !output.waiting.is_empty() {
+                wanted.push((Ready::Own(i), output.to.as_fd(), PollFlags::POLLOUT));
+            } else if output.open {
+                wanted.push((Ready::From(i), output.from.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        wanted.push((Ready::Keeper, self.keeper.as_fd(), PollFlags::POLLIN));
+        let mut set: Vec<PollFd<'_>> = wanted.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
         match poll(&mut set, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Vec::new()),
             Err(e) => return Err(Error::io("cannot wait for the terminal", &e.into())),
         }
-        let flags = |at: Option<usize>| at.and_then(|i| set[i].revents()).unwrap_or(PollFlags::empty());
-        let any = |at| !flags(at).is_empty();
-        Ok(Ready { keeper: any(Some(0)), signals: any(Some(1)), stdin: any(i), master: flags(m), stdout: any(o) })
+        let ready = wanted.into_iter().zip(&set).filter(|(_, polled)| polled.any().unwrap_or(true));
+        Ok(ready.map(|((ready, ..), _)| ready).collect())
+    }
+
+    /// The signal that ends us, if one came.
+    fn signalled(&self) -> Option<Signal> {
+        let (signals, terminal) = self.window.as_ref()?;
+        let signal = terminal::pending(signals)?;
+        if signal != Signal::SIGWINCH {
+            return Some(signal);
+        }
+        // The program is told the new size by the kernel; one that ended meanwhile does not care.
+        let _ = crate::sys::pty::resize(terminal, terminal::size());
+        None
     }
 
     fn hear(&mut self) {
         let mut buf = [0; CHUNK];
         match read(std::io::stdin(), &mut buf) {
-            Ok(0) => self.listening = false,
-            Ok(n) => self.input.extend_from_slice(&buf[..n]),
+            Ok(n) if n > 0 => self.input.extend_from_slice(&buf[..n]),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(_) => self.listening = false,
+            // A pipe must end with what is typed; of a terminal, this closes one of several descriptors.
+            _ => (self.listening, self.to) = (false, None),
         }
     }
 
-    fn speak(&mut self) {
-        let mut buf = [0; CHUNK];
-        match read(&self.master, &mut buf) {
-            Ok(0) => self.speaking = false,
-            Ok(n) => self.output.extend_from_slice(&buf[..n]),
+    fn pass(&mut self) {
+        let Some(to) = &self.to else { return };
+        match write(to, &self.input) {
+            Ok(n) => drop(self.input.drain(..n)),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            // EIO: nobody has the other side open any more.
-            Err(_) => self.speaking = false,
-        }
-        if !self.speaking {
-            self.input.clear();
-        }
-    }
-
-    fn print(&mut self) -> Result<(), Error> {
-        match write(std::io::stdout(), &self.output) {
-            Err(Errno::EPIPE) => Err(Error::closed()),
-            Err(e) if !matches!(e, Errno::EINTR | Errno::EAGAIN) => Err(Error::io("cannot write standard output", &e.into())),
-            done => {
-                self.output = rest(done, std::mem::take(&mut self.output));
-                Ok(())
-            }
+            // Nobody listens any more.
+            Err(_) => self.to = None,
         }
     }
 
@@ -203,23 +262,54 @@ impl Relay<'_> {
     fn finish(&mut self) -> Result<(), Error> {
         let mut left = MAX_REST;
         loop {
-            super::print::bytes(&std::mem::take(&mut self.output))?;
-            let mut set = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-            if !self.speaking || left == 0 || !matches!(poll(&mut set, REST_MS), Ok(n) if n > 0) {
+            for output in &mut self.outputs {
+                output.flush()?;
+            }
+            let mut open: Vec<&mut Output> = self.outputs.iter_mut().filter(|o| o.open).collect();
+            let mut set: Vec<PollFd<'_>> = open.iter().map(|o| PollFd::new(o.from.as_fd(), PollFlags::POLLIN)).collect();
+            if set.is_empty() || left == 0 || !matches!(poll(&mut set, REST_MS), Ok(n) if n > 0) {
                 return Ok(());
             }
-            self.speak();
-            left = left.saturating_sub(self.output.len());
+            for output in &mut open {
+                output.take();
+                left = left.saturating_sub(output.waiting.len());
+            }
         }
     }
 }
 
-/// What a write left over.
-fn rest(written: Result<usize, Errno>, mut bytes: Vec<u8>) -> Vec<u8> {
-    match written {
-        Ok(n) => drop(bytes.drain(..n)),
-        Err(Errno::EINTR | Errno::EAGAIN) => {}
-        Err(_) => bytes.clear(),
+impl Output {
+    fn new(from: OwnedFd, to: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self { from, to: to.try_clone_to_owned()?, open: true, waiting: Vec::new() })
     }
-    bytes
+
+    fn take(&mut self) {
+        let mut buf = [0; CHUNK];
+        match read(&self.from, &mut buf) {
+            Ok(n) if n > 0 => self.waiting.extend_from_slice(&buf[..n]),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            // The end; of a terminal, EIO: nobody has the other side open any more.
+            _ => self.open = false,
+        }
+    }
+
+    fn print(&mut self) -> Result<(), Error> {
+        match write(&self.to, &self.waiting) {
+            Ok(n) => drop(self.waiting.drain(..n)),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(Errno::EPIPE) => return Err(Error::closed()),
+            Err(e) => return Err(Error::io("cannot write standard output", &e.into())),
+        }
+        Ok(())
+    }
+
+    /// Prints all that waits, however long our side takes.
+    fn flush(&mut self) -> Result<(), Error> {
+        while !self.waiting.is_empty() {
+            let mut set = [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)];
+            let _ = poll(&mut set, PollTimeout::NONE);
+            self.print()?;
+        }
+        Ok(())
+    }
 }
