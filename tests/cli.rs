@@ -385,7 +385,11 @@ fn check_tells_what_the_kernel_files_tell() {
     let listed = fs::read_to_string("/proc/filesystems").unwrap().contains("overlay\n");
     assert_eq!(fact("overlay file system")["state"] == "present", listed);
     assert_eq!(fact("pressure (PSI)")["state"] == "present", fs::read("/proc/pressure/memory").is_ok());
-    assert_eq!(fact("user namespace")["state"] != "missing", Path::new("/proc/self/ns/user").exists());
+    let user = fact("user namespace");
+    let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|n| n.trim() != "0");
+    assert_eq!(user["state"] != "missing", Path::new("/proc/self/ns/user").exists() && allowed);
+    // Nothing is unpacked without.
+    assert_eq!((&user["needed"], &user["kconfig"]), (&json!(true), &json!("CONFIG_USER_NS")));
     assert_eq!(ran.code, Some(i32::from(v["usable"] != true)));
 }
 
@@ -422,7 +426,7 @@ fn check_without_proc_finds_nothing_and_says_so() {
             .iter()
             .any(|f| f["name"] == name && f["state"] == "missing" && f["kconfig"].as_str().unwrap().starts_with("CONFIG_"))
     };
-    for name in ["cgroup", "pid namespace", "tmpfs file system", "seccomp filter"] {
+    for name in ["cgroup", "pid namespace", "user namespace", "tmpfs file system", "seccomp filter"] {
         assert!(missing(name), "{name}: {v}");
     }
 }

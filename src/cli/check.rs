@@ -255,14 +255,23 @@ fn namespaces() -> Vec<Fact> {
         ("ipc", true, "IPC_NS"),
         ("uts", true, "UTS_NS"),
         ("cgroup", true, "CGROUPS"),
-        ("user", false, "USER_NS"),
+        ("user", true, "USER_NS"),
         ("time", false, "TIME_NS"),
     ] {
         let there = Path::new("/proc/self/ns").join(file).symlink_metadata().is_ok();
-        let lost = if needed { "containers cannot be kept apart" } else { "not offered to containers" };
-        let fact = Fact::new(format!("{file} namespace"), needed, kconfig, if there { Ok(String::new()) } else { Err(lost.into()) });
+        let lost = match (file, needed) {
+            // Not for containers: archives are unpacked in one, by a process that is root nowhere else.
+            ("user", _) => "no image can be unpacked",
+            (_, true) => "containers cannot be kept apart",
+            (_, false) => "not offered to containers",
+        };
         let off = file == "user" && there && text("/proc/sys/user/max_user_namespaces").trim() == "0";
-        out.push(if off { fact.degraded("switched off by user.max_user_namespaces") } else { fact });
+        let found = match (there, off) {
+            (true, false) => Ok(String::new()),
+            (true, true) => Err(format!("{lost}: switched off by user.max_user_namespaces = 0")),
+            (false, _) => Err(lost.to_owned()),
+        };
+        out.push(Fact::new(format!("{file} namespace"), needed, kconfig, found));
     }
     out
 }
