@@ -1041,13 +1041,15 @@ fn a_link_out_of_an_allowed_directory_is_refused_to_the_network_and_followed_loc
     fs::create_dir(&secret).unwrap();
     fs::write(secret.join("hello"), "hidden").unwrap();
     std::os::unix::fs::symlink(&secret, share.join("out")).unwrap();
-    std::os::unix::fs::symlink(&images, share.join("images")).unwrap();
+    let import = device.dir.join("import");
+    fs::create_dir(&import).unwrap();
+    std::os::unix::fs::symlink(&images, import.join("images")).unwrap();
     device.settings["bind_sources"] = json!([share]);
-    device.settings["import_dirs"] = json!([share, harness::image::dir()]);
+    device.settings["import_dirs"] = json!([import, harness::image::dir()]);
     device.broker.up();
     device.start();
     device.online();
-    let image = with(sleeper(), json!({"image": {"ref": format!("oci:{}/images:plain", share.display())}}));
+    let image = with(sleeper(), json!({"image": {"ref": format!("oci:{}/images:plain", import.display())}}));
     let bind = with(sleeper(), json!({"mounts": [{"type": "bind", "source": share.join("out"), "target": "/out"}]}));
     for (container, setting, real) in [(&image, "import_dirs", &images), (&bind, "bind_sources", &secret)] {
         let ack = device.refused(&device.publish(&manifest("remote", container.clone())), "failed", "policy").to_string();

@@ -219,8 +219,8 @@ UTF-8 become U+FFFD) and lost.",
         line: "run a program in a running container",
         text: "\
 The program joins all namespaces and the control group of the container and keeps its limits and its system call filter.
-Without -t it has the caller's own standard input, output and error, but never the caller's terminal: what is one is reached by a pipe,
-and nothing is typed to it without -i. With -t it has a terminal of its own.
+Without -t it has the caller's own standard input, output and error, but never the caller's terminal: what is one is reached
+by a pipe, and nothing is typed to it without -i. With -t it has a terminal of its own.
 The exit code is the program's own, or 128 and the number of the signal that ended it.
 With --json, one JSON document on standard error says how it ended: standard output is the program's.",
         options: &[

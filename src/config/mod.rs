@@ -8,6 +8,7 @@ use crate::manifest::shape::{Field, Kind, View};
 use crate::manifest::{Faults, Id, schema as json_schema};
 use crate::protocol::Reason;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Largest settings file taken.
 pub const MAX_SETTINGS: usize = 32 * 1024;
@@ -213,14 +214,17 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
     let data_dir = owned("data_dir")?;
     apart(view, found);
     distinct(users, found);
+    let import_dirs = view.texts("import_dirs").unwrap_or_else(|| vec![format!("{}/import", data_dir.trim_end_matches('/'))]);
+    let run_dir = owned("run_dir")?;
+    out_of_reach(view, &[&data_dir, &run_dir], &import_dirs, found);
     Some(Settings {
         device: view.parse("device"),
         root: owned("root")?,
         groups: groups(view, found)?,
         brokers: brokers?,
-        import_dirs: view.texts("import_dirs").unwrap_or_else(|| vec![format!("{}/import", data_dir.trim_end_matches('/'))]),
+        import_dirs,
         data_dir,
-        run_dir: owned("run_dir")?,
+        run_dir,
         cgroup: owned("cgroup")?,
         interval_s: view.parse("interval_s")?,
         bind_sources: view.texts("bind_sources").unwrap_or_default(),
@@ -254,6 +258,17 @@ fn apart(view: View, found: &mut Vec<Found>) {
     let (Some(data), Some(run)) = (view.text("data_dir"), view.text("run_dir")) else { return };
     if let Some(node) = view.node("data_dir").or(view.node("run_dir")).filter(|_| below(data, run) || below(run, data)) {
         found.push(bad(node, "data_dir and run_dir must not contain each other"));
+    }
+}
+
+/// Whoever may write in a bound directory decides what is in those below it.
+fn out_of_reach(view: View, own: &[&str], import_dirs: &[String], found: &mut Vec<Found>) {
+    for node in view.items("bind_sources") {
+        let Some(source) = node.text() else { continue };
+        let mut kept = own.iter().copied().chain(import_dirs.iter().map(String::as_str));
+        if let Some(dir) = kept.find(|dir| Path::new(dir).starts_with(source)) {
+            found.push(bad(node, &format!("must not hold {dir}: a container could replace what is in there")));
+        }
     }
 }
 
@@ -380,6 +395,8 @@ mod tests {
             (r#"{"interval_s": 0}"#, "interval_s"),
             (r#"{"import_dirs": ["/a/../b"]}"#, "import_dirs[0]"),
             (r#"{"bind_sources": "/a"}"#, "bind_sources"),
+            (r#"{"bind_sources": ["/srv", "/var"]}"#, "bind_sources[1]"),
+            (r#"{"bind_sources": ["/a"], "import_dirs": ["/ab", "/a/b"]}"#, "bind_sources[0]"),
             (r#"{"variables": {"a b": "1"}}"#, "variables[\"a b\"]"),
             (r#"{"variables": {"a": 1}}"#, "variables.a"),
             (r#"{"users": {"agent": 0}}"#, "users.agent"),

@@ -85,8 +85,10 @@ pub struct Keeper {
 struct Leaving {
     /// Containers go too (SIGINT), or stay for the next keeper (SIGTERM).
     containers: bool,
-    /// When waiting ends.
+    /// When waiting for containers ends.
     deadline: Duration,
+    /// When waiting for the agent ends.
+    goodbye: Duration,
 }
 
 /// Why the loop ended.
@@ -192,7 +194,7 @@ impl Keeper {
             self.report_due.or_else(|| self.ctx.dirty.then(|| self.now() + REPORT_DELAY)),
             self.agent.due.filter(|_| self.leaving.is_none()),
             self.stage.as_ref().map(|s| s.deadline),
-            self.leaving.as_ref().map(|l| l.deadline),
+            self.leaving.as_ref().map(|l| if self.now() < l.goodbye { l.goodbye } else { l.deadline }),
             reap,
         ];
         let next = live.chain(work).chain(single.into_iter().flatten()).min()?;
@@ -335,7 +337,7 @@ impl Keeper {
         let now = self.now();
         let patience = if containers { Duration::from_secs(60) } else { GOODBYE };
         let containers = containers || self.leaving.as_ref().is_some_and(|l| l.containers);
-        self.leaving = Some(Leaving { containers, deadline: now + patience });
+        self.leaving = Some(Leaving { containers, deadline: now + patience, goodbye: now + GOODBYE });
         self.agent.send(&self.ctx, &crate::ipc::ToAgent::Goodbye);
         if containers {
             let Self { ctx, apps, .. } = self;
@@ -354,7 +356,9 @@ impl Keeper {
     }
 
     fn may_leave(&self, leaving: &Leaving) -> bool {
+        let now = self.now();
         let gone = !leaving.containers || self.apps.iter().all(|a| a.live.is_empty());
-        (gone && self.agent.pid().is_none()) || self.now() >= leaving.deadline
+        // One that was only just started does not know yet whom to say goodbye to.
+        (gone && (self.agent.pid().is_none() || now >= leaving.goodbye)) || now >= leaving.deadline
     }
 }
