@@ -8,6 +8,7 @@ use crate::ipc::Failure;
 use crate::manifest::{Rlimit, RlimitKind, Seccomp};
 use crate::protocol::Reason;
 use crate::sys;
+use ::caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
@@ -48,6 +49,7 @@ pub struct Payload {
     candidates: Vec<CString>,
     person: Person,
     workdir: (String, OwnedFd),
+    confined: bool,
     filter: Option<Cow<'static, [u8]>>,
     capabilities: u64,
     ambient: u64,
@@ -71,6 +73,7 @@ impl Payload {
             env: c_strings(&env)?,
             person,
             workdir,
+            confined: false,
             filter,
             capabilities: spec.capabilities,
             ambient: spec.ambient & spec.capabilities,
@@ -82,6 +85,27 @@ impl Payload {
     /// Gives the user what is written to: `/dev/stdout` leads to it, and opening asks for permission again.
     pub fn own(&self, output: BorrowedFd<'_>) -> Result<(), Failure> {
         fchown(output, Some(Uid::from_raw(self.person.uid)), None).or_fail(|| "give the output to the container's user")
+    }
+
+    /// For who makes a process in a container that already runs, before making it: whatever else runs there may have the right to trace it
+    /// (`CAP_SYS_PTRACE`), so from its birth it holds no more than the payload may, and what the steps on the way there take.
+    pub fn confine(&mut self) -> Result<(), Failure> {
+        self.enter_workdir()?;
+        let left = caps::bound(self.capabilities)?;
+        caps::settle(left | self.way(), 0)?;
+        self.confined = true;
+        Ok(())
+    }
+
+    fn way(&self) -> u64 {
+        let mut way = vec![Capability::CAP_SETUID, Capability::CAP_SETGID];
+        if !self.rlimits.is_empty() {
+            way.push(Capability::CAP_SYS_RESOURCE);
+        }
+        if !self.no_new_privileges && self.filter.is_some() {
+            way.push(Capability::CAP_SYS_ADMIN);
+        }
+        caps::bits(&way)
     }
 
     /// Runs it. Comes back only with what went wrong.
@@ -100,7 +124,9 @@ impl Payload {
         sys::fd::cloexec_from(sys::fd::FIRST).or_fail(|| "mark descriptors close-on-exec")?;
         // A limit may be raised only with CAP_SYS_RESOURCE.
         rlimits(&self.rlimits)?;
-        self.enter_workdir()?;
+        if !self.confined {
+            self.enter_workdir()?;
+        }
         // The bounding set shrinks while CAP_SETPCAP is there.
         let left = caps::bound(self.capabilities)?;
         if !self.no_new_privileges {

@@ -21,7 +21,7 @@ use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::stat::Mode;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, read, sethostname, setsid, write};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -93,21 +93,37 @@ fn stdio(payload: &Payload, log: OwnedFd) -> Result<(), Failure> {
 }
 
 /// Clones the payload and stays as its parent, with no more rights than that takes.
+///
+/// The payload waits until it is so: with `CAP_SYS_PTRACE` it could otherwise catch us with all capabilities and our descriptors.
 fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
+    let (gate, opener) = pipe2(OFlag::O_CLOEXEC).or_fail(|| "make a pipe").unwrap_or_else(|failure| give_up(conn, failure));
     // Pid 1 is in no session of the host's either.
     let cloned =
         setsid().map_err(io::Error::from).and_then(|_| clone(CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None }));
     let child = match cloned.or_fail(|| "clone the payload") {
-        Ok(Cloned::Child) => give_up(conn, payload.exec(None)),
+        Ok(Cloned::Child) => {
+            drop(opener);
+            give_up(conn, passed(gate).map_or_else(|failure| failure, |()| payload.exec(None)))
+        }
         Ok(Cloned::Parent(child)) => child.pid,
         Err(failure) => give_up(conn, failure),
     };
-    // The payload may run by now; it cannot trace us (we are non-dumpable), and signals are all that it can send.
+    drop(gate);
     if let Err(failure) = confine() {
         give_up(conn, failure);
     }
-    crate::sys::fd::close_other_than(&[record.as_fd()]);
+    crate::sys::fd::close_other_than(&[record.as_fd(), opener.as_fd()]);
+    // Who is not there to read it has been killed, which the loop will see.
+    let _ = write(&opener, &[0]);
+    drop(opener);
     reap::until_end(child, record)
+}
+
+fn passed(gate: OwnedFd) -> Result<(), Failure> {
+    match read(&gate, &mut [0]).or_fail(|| "wait for pid 1")? {
+        0 => Err(launch("cannot run: pid 1 is gone")),
+        _ => Ok(()),
+    }
 }
 
 fn confine() -> Result<(), Failure> {

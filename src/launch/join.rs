@@ -1,27 +1,29 @@
 //! A further program in a running container.
 
-use super::{clone_into, told, wait_for_go};
-use crate::cgroup::Group;
+use super::{await_go, cgroup_failure, told};
 use crate::container::fail::{OrFail, launch};
 use crate::container::payload::{Payload, Wanted, give_up};
 use crate::container::{join_env, open_in};
 use crate::ipc::{Conn, ExecJob, Failure};
+use crate::sys::process::{CloneArgs, Cloned, Single, clone_single};
 use crate::sys::signal::{pidfd_open, pidfd_send};
 use crate::sys::{fd, pty};
 use nix::fcntl::{OFlag, open};
+use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// All namespaces of a container but the pid namespace, which a process can only be born into.
-const NAMESPACES: [(CloneFlags, &str); 5] = [
+/// All namespaces of a container. The pid namespace is joined by what is born after it.
+const NAMESPACES: [(CloneFlags, &str); 6] = [
+    (CloneFlags::CLONE_NEWPID, "pid"),
     (CloneFlags::CLONE_NEWCGROUP, "cgroup"),
     (CloneFlags::CLONE_NEWIPC, "ipc"),
     (CloneFlags::CLONE_NEWUTS, "uts"),
     (CloneFlags::CLONE_NEWNET, "net"),
-    // Last: after it, /proc is the container's.
+    // Last: after it, our root, our directory and /proc are the container's.
     (CloneFlags::CLONE_NEWNS, "mnt"),
 ];
 
@@ -32,17 +34,29 @@ struct Stdio {
 }
 
 /// Joins the container and clones a process that will run the program once keeper says so.
+///
+/// All of the joining is done here, by a process that the container's pid namespace does not know. What is born there is seen by
+/// the container, which may have the right to trace it and to look through its descriptors and its root (CVE-2016-9962): it must not have
+/// anything of the host's any more.
 pub fn exec(conn: &Conn, job: ExecJob, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     let container = pidfd_open(job.pid).or_fail(|| format!("open process {}", job.pid))?;
     check_member(&job, &container)?;
-    let stdio = stdio(&job, fds)?;
+    let Stdio { fds, master } = stdio(&job, fds)?;
     let namespaces = namespaces(job.pid)?;
-    let (pid_namespace, others) = namespaces.split_last().ok_or_else(|| launch("cannot join: no namespaces"))?;
-    setns(pid_namespace, CloneFlags::CLONE_NEWPID).or_fail(|| "join the pid namespace")?;
-    let group = job.layout.group(&job.group);
-    match clone_into(&group, 0).or_fail(|| "clone into the container")? {
-        None => run(conn, &job, &group, others, stdio),
-        Some(child) => told(conn, &child, Vec::new(), stdio.master),
+    // All was opened by number: had this gone to another process meanwhile, the pidfd would know of no process any more.
+    pidfd_send(&container, 0).or_fail(|| format!("find process {}", job.pid))?;
+    drop(container);
+    // While /proc is the host's.
+    let single = Single::check().or_fail(|| "clone into the container")?;
+    join(&job, namespaces)?;
+    let payload = confined(&job, fds)?;
+    let args = CloneArgs { flags: libc::CLONE_PARENT as u64, exit_signal: 0, cgroup: None };
+    match clone_single(args, single).or_fail(|| "clone into the container")? {
+        Cloned::Child => {
+            drop(master);
+            run(conn, &payload, job.args.terminal.is_some())
+        }
+        Cloned::Parent(child) => told(conn, &child, Vec::new(), master),
     }
 }
 
@@ -65,13 +79,13 @@ fn check_member(job: &ExecJob, container: &OwnedFd) -> Result<(), Failure> {
     }
 }
 
-fn namespaces(pid: i32) -> Result<Vec<OwnedFd>, Failure> {
-    let names = NAMESPACES.iter().map(|(_, name)| *name).chain(["pid"]);
-    let open = |name| {
+fn namespaces(pid: i32) -> Result<Vec<(OwnedFd, CloneFlags, &'static str)>, Failure> {
+    let open = |(flag, name)| {
         let path = format!("/proc/{pid}/ns/{name}");
-        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(|| format!("open {path}"))
+        let namespace = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(|| format!("open {path}"))?;
+        Ok((namespace, flag, name))
     };
-    names.map(open).collect()
+    NAMESPACES.into_iter().map(open).collect()
 }
 
 fn stdio(job: &ExecJob, fds: Vec<OwnedFd>) -> Result<Stdio, Failure> {
@@ -102,25 +116,22 @@ fn ptmx(pid: i32) -> Result<OwnedFd, Failure> {
     open(fd::proc_path(&place).as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(what)
 }
 
-/// In the clone. It is in the container's group before it joins any namespace, so what it uses counts as the container's; later, with
-/// the container's view of the cgroup tree, it could not get there.
-fn run(conn: &Conn, job: &ExecJob, group: &Group, namespaces: &[OwnedFd], stdio: Stdio) -> ! {
-    let ready = wait_for_go(conn, group);
-    let Stdio { fds, master } = stdio;
-    let terminal = master.is_some();
-    drop(master);
-    let failure = match ready.and_then(|()| enter(job, namespaces, &fds, terminal)) {
-        Ok(payload) => payload.exec(terminal.then(|| fds[0].as_fd())),
-        Err(failure) => failure,
-    };
-    give_up(conn, failure)
-}
-
-fn enter(job: &ExecJob, namespaces: &[OwnedFd], fds: &[OwnedFd; 3], terminal: bool) -> Result<Payload, Failure> {
-    for (namespace, (flag, name)) in namespaces.iter().zip(NAMESPACES) {
+/// The group first: what is used from here on counts as the container's, and with its view of the cgroup tree we could not get there any
+/// more. The clone is born into it, in all hierarchies; `CLONE_INTO_CGROUP` would want a descriptor of the host's tree in the clone.
+fn join(job: &ExecJob, namespaces: Vec<(OwnedFd, CloneFlags, &'static str)>) -> Result<(), Failure> {
+    job.layout.group(&job.group).attach_self().map_err(cgroup_failure)?;
+    // With our session, a terminal of the host could come along.
+    setsid().or_fail(|| "start a session")?;
+    for (namespace, flag, name) in namespaces {
         setns(namespace, flag).or_fail(|| format!("join the {name} namespace"))?;
     }
+    Ok(())
+}
+
+/// Our root is the container's by now.
+fn confined(job: &ExecJob, fds: [OwnedFd; 3]) -> Result<Payload, Failure> {
     let (spec, args) = (&job.spec, &job.args);
+    let terminal = args.terminal.is_some();
     let wanted = Wanted {
         argv: &args.argv,
         env: join_env(&spec.env, &args.env, terminal),
@@ -128,7 +139,7 @@ fn enter(job: &ExecJob, namespaces: &[OwnedFd], fds: &[OwnedFd; 3], terminal: bo
         workdir: args.workdir.as_deref().unwrap_or(&spec.workdir),
         make_workdir: false,
     };
-    let payload = Payload::prepare(spec, wanted)?;
+    let mut payload = Payload::prepare(spec, wanted)?;
     if terminal {
         payload.own(fds[0].as_fd())?;
     }
@@ -136,5 +147,13 @@ fn enter(job: &ExecJob, namespaces: &[OwnedFd], fds: &[OwnedFd; 3], terminal: bo
         .and_then(|()| dup2_stdout(&fds[1]))
         .and_then(|()| dup2_stderr(&fds[2]))
         .or_fail(|| "set standard input and output")?;
+    payload.confine()?;
     Ok(payload)
+}
+
+/// In the clone.
+fn run(conn: &Conn, payload: &Payload, terminal: bool) -> ! {
+    await_go(conn);
+    let stdin = std::io::stdin();
+    give_up(conn, payload.exec(terminal.then(|| stdin.as_fd())))
 }

@@ -176,10 +176,14 @@ fn told(conn: &Conn, child: &Child, missing: Vec<(String, String)>, terminal: Op
 /// Why the group could not be joined; told after `Go`, since keeper takes nothing before it.
 pub(crate) fn wait_for_go(conn: &Conn, group: &Group) -> Result<(), Failure> {
     let attached = group.attach_self().map_err(cgroup_failure);
-    match conn.recv::<ToLaunch>() {
-        Ok(Some(ToLaunch::Go)) => attached,
-        // Keeper did not record us, so nothing of the container may run.
-        _ => exit_now(0),
+    await_go(conn);
+    attached
+}
+
+/// Ends this process unless keeper has recorded it: nothing of the container may run then.
+fn await_go(conn: &Conn) {
+    if !matches!(conn.recv::<ToLaunch>(), Ok(Some(ToLaunch::Go))) {
+        exit_now(0);
     }
 }
 

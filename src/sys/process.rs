@@ -57,9 +57,26 @@ struct RawCloneArgs {
 /// Whatever the kernel answers; `EDEADLK` of our own when this process has more than one thread: a lock held by another
 /// thread (the allocator's, say) would stay held in the child for ever.
 pub fn clone(args: CloneArgs<'_>) -> io::Result<Cloned> {
-    if threads()? != 1 {
-        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    clone_single(args, Single::check()?)
+}
+
+/// Says that this process had one thread when asked. For who has to ask before `/proc` shows another pid namespace's processes; no thread
+/// may be started in between.
+#[derive(Debug)]
+pub struct Single(());
+
+impl Single {
+    /// Asks.
+    ///
+    /// # Errors
+    /// `EDEADLK` of our own when there are more.
+    pub fn check() -> io::Result<Self> {
+        if threads()? == 1 { Ok(Self(())) } else { Err(io::Error::from_raw_os_error(libc::EDEADLK)) }
     }
+}
+
+/// [`clone`] for who has asked already.
+pub fn clone_single(args: CloneArgs<'_>, _: Single) -> io::Result<Cloned> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
     let mut raw = RawCloneArgs {
