@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// All namespaces of a container. The pid namespace is joined by what is born after it.
 const NAMESPACES: [(CloneFlags, &str); 6] = [
@@ -50,6 +50,9 @@ pub fn exec(conn: &Conn, job: ExecJob, fds: Vec<OwnedFd>) -> Result<(), Failure>
     let single = Single::check().or_fail(|| "clone into the container")?;
     join(&job, namespaces)?;
     let payload = confined(&job, fds)?;
+    // Whatever else we hold, known or not: close-on-exec would come too late.
+    let keep: Vec<BorrowedFd<'_>> = [conn.as_fd(), payload.needs()].into_iter().chain(master.as_ref().map(AsFd::as_fd)).collect();
+    fd::close_other_than(&keep);
     let args = CloneArgs { flags: libc::CLONE_PARENT as u64, exit_signal: 0, cgroup: None };
     match clone_single(args, single).or_fail(|| "clone into the container")? {
         Cloned::Child => {

@@ -160,11 +160,11 @@ fn an_exec_that_waits_has_the_containers_view_and_no_more_rights_than_the_payloa
     assert_eq!(status(child.pid, "CapBnd"), format!("{SYS_PTRACE:016x}"));
     // Standard input and output, the socket, and the working directory.
     let open = descriptors(child.pid);
-    assert!(open.len() == 5 && open.iter().all(|d| d == "/dev/null" || d == "/" || d.starts_with("socket:")), "{open:?}");
     assert!(host.layout.group(&host.group).pids().contains(&child.pid));
     conn.send(&ToLaunch::Go).unwrap();
     assert_eq!(until_eof(&conn), None);
     assert_eq!(reap(child.pid).unwrap(), Ended::Code(0));
+    assert!(open.len() == 5 && open.iter().all(|d| d == "/dev/null" || d == "/" || d.starts_with("socket:")), "{open:?}");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn an_exec_without_no_new_privs_has_its_filter_limits_and_directory() {
     let private = host.layer().join("home/app");
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(&private, Some(1000), Some(1001)).unwrap();
-    let rlimits = vec![Rlimit { kind: RlimitKind::Nofile, soft: 64, hard: 2 << 16 }];
+    let rlimits = vec![Rlimit { kind: RlimitKind::Nofile, soft: 64, hard: 2048 }];
     for no_new_privileges in [false, true] {
         let wanted = Spec {
             no_new_privileges,
@@ -188,7 +188,7 @@ fn an_exec_without_no_new_privs_has_its_filter_limits_and_directory() {
         let script = "ulimit -n; ulimit -Hn; pwd; grep -E '^(NoNewPrivs|Seccomp|Cap...):' /proc/self/status | cut -f2 | uniq";
         let job = ExecArgs { workdir: Some("/home/app".into()), ..args(&["sh", "-c", script]) };
         let (ended, out) = c.exec(&wanted, job).unwrap();
-        let expected = format!("64\n131072\n/home/app\n0000000000000400\n{}\n2\n", u8::from(no_new_privileges));
+        let expected = format!("64\n2048\n/home/app\n0000000000000400\n{}\n2\n", u8::from(no_new_privileges));
         assert_eq!((ended, out), (Ended::Code(0), expected));
         c.signal(SIGKILL);
         c.finish();
