@@ -1051,9 +1051,9 @@ fn a_link_out_of_an_allowed_directory_is_refused_to_the_network_and_followed_loc
     device.online();
     let image = with(sleeper(), json!({"image": {"ref": format!("oci:{}/images:plain", import.display())}}));
     let bind = with(sleeper(), json!({"mounts": [{"type": "bind", "source": share.join("out"), "target": "/out"}]}));
-    for (container, setting, real) in [(&image, "import_dirs", &images), (&bind, "bind_sources", &secret)] {
+    for (container, setting, allowed, real) in [(&image, "import_dirs", &import, &images), (&bind, "bind_sources", &share, &secret)] {
         let ack = device.refused(&device.publish(&manifest("remote", container.clone())), "failed", "policy").to_string();
-        for part in [setting, share.to_str().unwrap(), real.to_str().unwrap()] {
+        for part in [setting, allowed.to_str().unwrap(), real.to_str().unwrap()] {
             assert!(ack.contains(part), "{part}: {ack}");
         }
         assert_eq!(device.pid("remote/main"), None);
