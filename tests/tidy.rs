@@ -719,6 +719,30 @@ fn a_promise_that_is_not_kept_is_found() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// What tests/README.md lists
+
+/// Test programs that the table does not name: `NAME.rs`, or `NAME/` for a folder with a `main.rs`.
+fn unlisted(names: &[String], readme: &str) -> Vec<String> {
+    let folder = |name: &str| name.strip_suffix("/main.rs").map(|folder| format!("{folder}/"));
+    let rows = names.iter().filter_map(|name| name.strip_prefix("tests/"));
+    let programs = rows.filter_map(|name| folder(name).or_else(|| (!name.contains('/')).then(|| name.to_owned())));
+    let table: Vec<&str> = readme.lines().filter(|line| line.starts_with('|')).collect();
+    programs.filter(|name| !table.iter().any(|row| row.contains(&format!("`{name}`")))).collect()
+}
+
+#[test]
+fn every_test_program_has_its_row_in_the_table_of_what_runs_where() {
+    let names: Vec<String> = files_below("tests").into_iter().filter(|name| name.ends_with(".rs")).collect();
+    none(&unlisted(&names, &read("tests/README.md")));
+}
+
+#[test]
+fn a_test_program_without_a_row_is_found() {
+    let names = ["tests/a.rs", "tests/b/main.rs", "tests/b/part.rs", "tests/c.rs"].map(String::from);
+    assert_eq!(unlisted(&names, "| `a.rs`, `b/` | all |\n`c.rs` outside of the table"), ["c.rs"]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // The scanner itself
 
 #[test]
