@@ -53,6 +53,7 @@ pub mod stats;
 // ---- building blocks ----
 pub mod container;
 pub mod allowed;
+pub mod secrets;
 pub mod cgroup;
 pub mod confine;
 pub mod device;

@@ -24,7 +24,9 @@ use wherry::keeper::lifecycle::{Event, Life, Rules};
 use wherry::keeper::plan::Ready;
 use wherry::keeper::runtime::{self, Phase, Record};
 use wherry::keeper::store::{self, Desired};
-use wherry::manifest::{Full, Id, Log, Mount, Name, Network, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stop};
+use wherry::manifest::{
+    Content, Full, Id, Log, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stop,
+};
 use wherry::protocol::{ContainerState, Reason, State};
 use wherry::stats::{Psi, Sample};
 use wherry::sys::process::Ended;
@@ -84,6 +86,10 @@ fn spec() -> Spec {
         rlimits: vec![Rlimit { kind: RlimitKind::Nofile, soft: 1024, hard: u64::MAX }],
         init: true,
         resources: resources(),
+        files: vec![
+            Placed { path: "/etc/a.conf".into(), content: Content::Text("a\n".into()), mode: 0o644, user: Some("app".into()) },
+            Placed { path: "/run/token".into(), content: Content::Secret("token".into()), mode: 0o400, user: None },
+        ],
     }
 }
 
@@ -209,6 +215,7 @@ fn wiring() -> Wiring {
         layout: layout(),
         group: "wherry/web/main".into(),
         allowed: Some(vec!["/srv".into()]),
+        secrets: "/etc/wherry/secrets".into(),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use wherry::manifest::{self, Body, Faults, MAX_PAYLOAD, Manifest, Mount, RestartPolicy, Seccomp};
+use wherry::manifest::{self, Body, Content, Faults, MAX_PAYLOAD, Manifest, Mount, RestartPolicy, Seccomp};
 use wherry::protocol::{Detail, Reason};
 
 fn files(dir: &str) -> Vec<PathBuf> {
@@ -69,7 +69,7 @@ fn every_good_manifest_is_taken_and_comes_back_from_its_rendering() {
 fn only_the_file_made_for_it_has_warnings() {
     for path in files("good") {
         let warnings = manifest::check(&fs::read(&path).unwrap()).1;
-        let expected = if path.ends_with("warnings_do_not_refuse.json") { 3 } else { 0 };
+        let expected = if path.ends_with("warnings_do_not_refuse.json") { 4 } else { 0 };
         assert_eq!(warnings.0.len(), expected, "{}\n{warnings}", path.display());
     }
 }
@@ -145,48 +145,81 @@ fn vars(list: &[(&str, &str)]) -> BTreeMap<String, String> {
     list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
-fn expanded(name: &str, list: &[(&str, &str)]) -> Result<manifest::Container, Faults> {
-    let mut m = parsed(&good(name));
-    manifest::expand(&mut m, &vars(list))?;
+fn expanded(text: &[u8], list: &[(&str, &str)]) -> Result<manifest::Container, Faults> {
+    let m = manifest::parse_for(text, &manifest::Device { id: "router-17", variables: &vars(list) })?;
     let Body::Run(mut containers) = m.body else { panic!() };
     Ok(containers.remove(0))
 }
 
 #[test]
 fn variables_are_put_in_where_the_contract_allows_them() {
-    let c = expanded("everything", &[("site", "north")]).unwrap();
+    let c = expanded(&good("everything"), &[("site", "north")]).unwrap();
     assert_eq!((c.env[0].1.as_str(), c.workdir.as_deref(), c.hostname.as_deref()), ("north", Some("/srv/north"), Some("web-north")));
-    let c = expanded("escapes_and_unicode", &[]).unwrap();
+    let c = expanded(&good("escapes_and_unicode"), &[]).unwrap();
     let args = c.args.unwrap();
     assert_eq!(args[0..6], ["tab\there", "quote\"", "\\", "ü", "🚣", "🚣"]);
     assert_eq!(args[7..], ["${HOME}", "${var.x}"], "shell text stays, `$$` escapes");
+    let c = expanded(&good("files_and_secrets"), &[("site", "north")]).unwrap();
+    assert_eq!(c.mounts[1], Mount::Bind { source: "/srv/north".into(), target: "/srv".into(), readonly: false });
+    let text = "site=north\ndevice=router-17\napp=web/main\nshell=${var.site} ${app} $5\n";
+    assert_eq!(c.files[0].content, Content::Text(text.into()));
+    assert_eq!((c.files[0].mode, c.files[1].mode, c.files[2].mode), (0o644, 0o600, 0o440));
 }
 
 #[test]
-fn every_unknown_variable_is_a_fault_with_its_path() {
-    let faults = expanded("everything", &[("other", "x")]).unwrap_err();
-    let paths: Vec<_> = faults.0.iter().map(|f| f.path.as_str()).collect();
-    assert_eq!(paths, ["containers.nginx.env.SITE", "containers.nginx.workdir", "containers.nginx.hostname"]);
+fn what_a_variable_puts_in_is_not_looked_at_again() {
+    let c = expanded(&good("everything"), &[("site", "x")]).unwrap();
+    assert_eq!(c.env[0].1, "x");
+    let text = String::from_utf8(good("smallest")).unwrap().replace("\"oci:/i\"}", "\"oci:/i\"},\"args\":[\"${var.a}\"]");
+    let c = expanded(text.as_bytes(), &[("a", "${var.b}$${\"], \"init\": false"), ("b", "secret")]).unwrap();
+    assert_eq!((c.args.unwrap()[0].as_str(), c.init), ("${var.b}$${\"], \"init\": false", true));
+}
+
+#[test]
+fn every_unknown_variable_is_a_fault_with_its_place() {
+    let faults = expanded(&good("everything"), &[("other", "x")]).unwrap_err();
+    let places: Vec<_> = faults.0.iter().map(|f| (f.path.as_str(), f.line, f.column)).collect();
+    let nginx = |rest: &str| format!("containers.nginx.{rest}");
+    let (env, workdir, hostname) = (nginx("env.SITE"), nginx("workdir"), nginx("hostname"));
+    assert_eq!(places, [(env.as_str(), 8, 23), (&workdir, 8, 99), (&hostname, 8, 131)]);
     assert!(faults.to_string().contains("no variable \"site\" (it has: other)"), "{faults}");
+    for (text, why) in [
+        ("${var.}", "no variable \"\""),
+        ("${var.site", "no closing `}`"),
+        ("${device.name}", "no variable \"device.name\"; known are"),
+        ("${app.}", "known are device.id, app.name"),
+        ("${container.id}", "known are device.id, app.name"),
+    ] {
+        let document = String::from_utf8(good("smallest")).unwrap().replace("\"oci:/i\"}", &format!("\"oci:/i\"}},\"args\":[\"{text}\"]"));
+        let faults = expanded(document.as_bytes(), &[("site", "x")]).unwrap_err();
+        assert_eq!((faults.0.len(), faults.0[0].path.as_str(), faults.0[0].line), (1, "containers.a.args[0]", 1), "{text}: {faults}");
+        assert!(faults.to_string().contains(why), "{text}: {faults}");
+    }
 }
 
 #[test]
 fn a_variable_cannot_make_a_value_that_the_manifest_could_not() {
-    for (value, path) in
-        [("../../etc", "containers.nginx.workdir"), ("a b", "containers.nginx.hostname"), ("/", "containers.nginx.workdir")]
-    {
-        let faults = expanded("everything", &[("site", value)]).unwrap_err();
-        assert!(faults.0.iter().any(|f| f.path == path), "{value}: {faults}");
+    for (name, value, path) in [
+        ("everything", "../../etc", "containers.nginx.workdir"),
+        ("everything", "a b", "containers.nginx.hostname"),
+        ("everything", "/", "containers.nginx.workdir"),
+        ("files_and_secrets", "../etc", "containers.main.mounts[1].source"),
+        ("files_and_secrets", "", "containers.main.mounts[1].source"),
+    ] {
+        let faults = expanded(&good(name), &[("site", value)]).unwrap_err();
+        assert!(faults.0.iter().any(|f| f.path == path && f.line > 1), "{value}: {faults}");
     }
-    let long = "a".repeat(20_000);
-    assert_eq!(expanded("everything", &[("site", &long)]).unwrap_err().0.len(), 3);
+    let long = "a".repeat(50_000);
+    assert_eq!(expanded(&good("everything"), &[("site", &long)]).unwrap_err().0.len(), 3);
 }
 
 #[test]
-fn a_variable_without_its_brace_is_a_fault() {
-    let text = String::from_utf8(good("smallest")).unwrap().replace("\"oci:/i\"}", "\"oci:/i\"},\"args\":[\"${var.site\"]");
-    let mut m = parsed(text.as_bytes());
-    assert_eq!(manifest::expand(&mut m, &vars(&[("site", "x")])).unwrap_err().0[0].path, "containers.a.args[0]");
+fn many_variables_cannot_make_one_container_too_large_to_start() {
+    let args = vec!["\"${var.a}${var.a}\""; 200].join(",");
+    let text = String::from_utf8(good("smallest")).unwrap().replace("\"oci:/i\"}", &format!("\"oci:/i\"}},\"args\":[{args}]"));
+    assert!(expanded(text.as_bytes(), &[("a", "x")]).is_ok());
+    let faults = expanded(text.as_bytes(), &[("a", &"x".repeat(1000))]).unwrap_err();
+    assert!(faults.0[0].path == "containers.a.args[20]" && faults.to_string().contains("too long"), "{faults}");
 }
 
 // ---- the schema ----

@@ -185,7 +185,7 @@ fn only_unsupported(name: &str, expected: &[&str]) {
 
 #[test]
 fn what_the_contract_has_and_this_version_has_not_is_unsupported_with_its_path() {
-    only_unsupported("manifest", &["containers.nginx.image.ref", "containers.nginx.mounts[0].type", "containers.nginx.files"]);
+    only_unsupported("manifest", &["containers.nginx.image.ref", "containers.nginx.mounts[0].type"]);
     let main = |rest: &[&str]| rest.iter().map(|r| format!("containers.main.{r}")).collect::<Vec<_>>();
     let paths = main(&[
         "mounts[2].type",
@@ -205,9 +205,8 @@ fn what_the_contract_has_and_this_version_has_not_is_unsupported_with_its_path()
 #[test]
 fn the_contracts_manifest_without_what_is_not_built_is_taken() {
     let text = golden("manifest");
-    let files = text.lines().find(|l| l.contains("\"files\"")).unwrap();
     let mounts = text.lines().find(|l| l.contains("\"mounts\"")).unwrap();
-    let built = text.replace(files, "").replace(mounts, "").replace("registry.example/nginx:1.27", "oci:/srv/import/nginx:1.27");
+    let built = text.replace(mounts, "").replace("registry.example/nginx:1.27", "oci:/srv/import/nginx:1.27");
     let manifest = manifest::parse(built.as_bytes()).unwrap_or_else(|faults| panic!("{faults}"));
     let Body::Run(containers) = manifest.body else { panic!() };
     assert_eq!((containers[0].image.size, containers[0].resources.cpu_quota_milli), (Some(12 << 20), Some(500)));

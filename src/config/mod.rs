@@ -46,6 +46,8 @@ pub struct Settings {
     pub import_dirs: Vec<String>,
     /// Directories that a manifest from the network may bind-mount.
     pub bind_sources: Vec<String>,
+    /// Where the secrets are that a manifest may name.
+    pub secrets_dir: String,
     /// Values for `${var.NAME}` in manifests.
     pub variables: BTreeMap<String, String>,
     /// Whom the less trusted processes run as.
@@ -114,7 +116,7 @@ pub struct Limits {
     pub fetch_timeout_s: u32,
 }
 
-static SETTINGS: [Field; 14] = [
+static SETTINGS: [Field; 15] = [
     Field::optional("device", Kind::Text(&ID), "Id of this device; the first label of its host name if absent."),
     Field::default("root", Kind::Text(&ROOT), "wherry", "Root topic, which is the name of the fleet; several levels are allowed."),
     Field::optional("groups", Kind::List(&Kind::Text(&ID), 0, MAX_GROUPS), "Groups it belongs to; the first ones win."),
@@ -137,6 +139,12 @@ static SETTINGS: [Field; 14] = [
         "bind_sources",
         Kind::List(&Kind::Text(&PATH), 0, 16),
         "Directories that a manifest from the network may bind-mount; none if absent.",
+    ),
+    Field::default(
+        "secrets_dir",
+        Kind::Text(&PATH),
+        "/etc/wherry/secrets",
+        "Directory of the secrets that a manifest may name: files of root that nobody else can read.",
     ),
     Field::optional("variables", Kind::Map(&VARIABLE, &Kind::Text(&ANY), 0, 64), "Values for ${var.NAME} in manifests."),
     Field::optional("users", Kind::Object(&USERS), "Numeric users of the less trusted processes."),
@@ -216,7 +224,8 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
     distinct(users, found);
     let import_dirs = view.texts("import_dirs").unwrap_or_else(|| vec![format!("{}/import", data_dir.trim_end_matches('/'))]);
     let run_dir = owned("run_dir")?;
-    out_of_reach(view, &[&data_dir, &run_dir], &import_dirs, found);
+    let secrets_dir = owned("secrets_dir")?;
+    out_of_reach(view, &[&data_dir, &run_dir, &secrets_dir], &import_dirs, found);
     Some(Settings {
         device: view.parse("device"),
         root: owned("root")?,
@@ -228,6 +237,7 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
         cgroup: owned("cgroup")?,
         interval_s: view.parse("interval_s")?,
         bind_sources: view.texts("bind_sources").unwrap_or_default(),
+        secrets_dir,
         variables: view.entries("variables").iter().filter_map(|m| Some((m.key.to_string(), m.value.text()?.to_owned()))).collect(),
         users: Users { agent: users.parse("agent")?, hash: users.parse("hash")?, unpack: users.parse("unpack")? },
         limits: Limits {
@@ -397,6 +407,9 @@ mod tests {
             (r#"{"bind_sources": "/a"}"#, "bind_sources"),
             (r#"{"bind_sources": ["/srv", "/var"]}"#, "bind_sources[1]"),
             (r#"{"bind_sources": ["/a"], "import_dirs": ["/ab", "/a/b"]}"#, "bind_sources[0]"),
+            (r#"{"secrets_dir": "secrets"}"#, "secrets_dir"),
+            (r#"{"bind_sources": ["/etc/wherry"]}"#, "bind_sources[0]"),
+            (r#"{"bind_sources": ["/s"], "secrets_dir": "/s/secrets"}"#, "bind_sources[0]"),
             (r#"{"variables": {"a b": "1"}}"#, "variables[\"a b\"]"),
             (r#"{"variables": {"a": 1}}"#, "variables.a"),
             (r#"{"users": {"agent": 0}}"#, "users.agent"),

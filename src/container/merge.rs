@@ -32,6 +32,7 @@ pub fn build(wanted: &Container, image: &Config, hostname_default: &str) -> Resu
         init: wanted.init,
         resources: wanted.resources.clone(),
         ambient: caps::bits(&wanted.security.cap_add),
+        files: wanted.files.clone(),
     })
 }
 
@@ -127,6 +128,7 @@ mod tests {
             security: Security { cap_add: Vec::new(), cap_drop: Vec::new(), seccomp: Seccomp::Default, no_new_privileges: true },
             rootfs: Rootfs { readonly: false, upper: 1 << 20 },
             mounts: Vec::new(),
+            files: Vec::new(),
             network: Network::None,
             log: Log { ring: 1024, full: Full::Drop },
             stop: Stop { signal: None, timeout: Duration::from_secs(10) },

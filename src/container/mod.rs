@@ -5,6 +5,7 @@
 //! | room | step |
 //! |---|---|
 //! | `mounts` | proc, dev, sys, cgroup view, the manifest's own mounts, all by descriptor |
+//! | `files` | files that the manifest puts into it |
 //! | `mask` | masked and read-only paths |
 //! | `resolve` | a path below a root that it cannot leave |
 //! | `pivot` | the new root, and nothing of the old |
@@ -14,6 +15,7 @@
 pub mod caps;
 pub mod exit_record;
 pub(crate) mod fail;
+pub(crate) mod files;
 mod mask;
 mod merge;
 pub(crate) mod mounts;
@@ -26,5 +28,5 @@ pub mod user;
 
 pub(crate) use merge::join_env;
 pub use merge::{build, stop_signal};
-pub(crate) use resolve::open_in;
+pub(crate) use resolve::{open_in, open_plain};
 pub use spec::{Spec, Wiring};

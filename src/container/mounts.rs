@@ -2,6 +2,7 @@
 //! then attached to a place that was resolved once.
 
 use super::fail::{OrFail, launch};
+use super::files::Files;
 use super::resolve::{Kind, ensure_in, open_plain, plain_dir};
 use super::{Spec, mask};
 use crate::ipc::Failure;
@@ -10,6 +11,7 @@ use crate::sys::fd::proc_path;
 use crate::sys::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::libc::dev_t;
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
@@ -159,6 +161,15 @@ pub struct Sources {
     pub binds: Vec<Tree>,
     /// The container's groups: name of the directory below `/sys/fs/cgroup` (empty for a sole v2 hierarchy), and the group.
     pub groups: Vec<(String, Tree)>,
+    /// The files that the manifest puts into it.
+    pub files: Files,
+}
+
+impl Sources {
+    /// The files alone: the host's side of all else is no longer needed.
+    pub fn into_files(self) -> Files {
+        self.files
+    }
 }
 
 /// Mounts everything below `root`, the container's future root. Runs as pid 1: procfs shows the pid namespace of its mounter, sysfs the
@@ -171,7 +182,9 @@ pub fn all(root: BorrowedFd<'_>, spec: &Spec, sources: &Sources) -> Result<(), F
     let sys = standard(root, "sys", || mount::create(c"sysfs", &[], HIDDEN | RDONLY))?;
     control_groups(sys.as_fd(), &sources.groups)?;
     mask::apply(proc.as_fd(), sys.as_fd(), sources.nodes.null())?;
-    own(root, dev.as_fd(), &spec.mounts, &sources.binds)
+    let mut made = own(root, dev.as_fd(), &spec.mounts, &sources.binds)?;
+    made.push(fstat(root).or_fail(|| "look at the root file system")?.st_dev);
+    sources.files.attach(root, dev.as_fd(), &spec.files, &made)
 }
 
 fn standard(root: BorrowedFd<'_>, name: &str, make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<OwnedFd, Failure> {
@@ -244,9 +257,9 @@ pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// The manifest's mounts, in its order. Never with device nodes or set-user-id programs of the host.
-fn own(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, mounts: &[Mount], binds: &[Tree]) -> Result<(), Failure> {
-    let mut binds = binds.iter();
+/// The manifest's mounts, in its order. Never with device nodes or set-user-id programs of the host. Answers which file systems were made.
+fn own(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, mounts: &[Mount], binds: &[Tree]) -> Result<Vec<dev_t>, Failure> {
+    let (mut binds, mut made) = (binds.iter(), Vec::new());
     for wanted in mounts {
         match wanted {
             Mount::Bind { target, readonly, .. } => {
@@ -259,16 +272,17 @@ fn own(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, mounts: &[Mount], binds: &[Tre
             Mount::Tmpfs { target, size } => {
                 let place = place(root, dev, target, Kind::Dir)?;
                 let fresh = tmpfs(*size, "1777", HIDDEN).or_fail(|| format!("mount {target}"))?;
+                made.push(fstat(&fresh).or_fail(|| format!("mount {target}"))?.st_dev);
                 mount::attach(fresh, place).or_fail(|| format!("mount {target}"))?;
             }
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Where a mount of the manifest goes. What it resolved to decides, not how it was written: a link of the image can lead anywhere in
 /// the root. Nothing covers procfs or sysfs: a fake one makes the runtime's own later writes go astray (CVE-2019-19921).
-fn place(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, target: &str, kind: Kind) -> Result<OwnedFd, Failure> {
+pub(super) fn place(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, target: &str, kind: Kind) -> Result<OwnedFd, Failure> {
     if !target.starts_with('/') || target.split('/').any(|part| part == "..") {
         return Err(launch(format!("cannot mount {target}: the target must be absolute, without `..`")));
     }

@@ -87,6 +87,11 @@ impl Payload {
         fchown(output, Some(Uid::from_raw(self.person.uid)), None).or_fail(|| "give the output to the container's user")
     }
 
+    /// Its user and group.
+    pub fn owner(&self) -> (u32, u32) {
+        (self.person.uid, self.person.gid)
+    }
+
     /// For who makes a process in a container that already runs, before making it: whatever else runs there may have the right to trace it
     /// (`CAP_SYS_PTRACE`), so from its birth it holds no more than the payload may, and what the steps on the way there take.
     pub fn confine(&mut self) -> Result<(), Failure> {
@@ -223,7 +228,8 @@ fn no_filter(why: String) -> Failure {
     Failure { reason: Reason::NoFeature, message: format!("cannot make the default system call filter: {why}") }
 }
 
-fn person(wanted: &str) -> Result<Person, Failure> {
+/// Who that is, by the user database of the container, whose root is ours.
+pub fn person(wanted: &str) -> Result<Person, Failure> {
     let read = |path| database(path).or_fail(|| format!("read the container's {path}"));
     user::resolve(wanted, &read("/etc/passwd")?, &read("/etc/group")?).map_err(launch)
 }

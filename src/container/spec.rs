@@ -1,7 +1,7 @@
 //! The runtime's only input. Manifest, OCI `config.json` and LXC configuration all end here.
 
 use crate::cgroup::Layout;
-use crate::manifest::{Mount, Network, Resources, Rlimit, Seccomp};
+use crate::manifest::{Mount, Network, Placed, Resources, Rlimit, Seccomp};
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides what a container is. Says nothing about where keeper keeps its things: that is [`Wiring`].
@@ -40,6 +40,8 @@ pub struct Spec {
     /// Those of `capabilities` that a payload keeps even when it is not root (ambient): the ones asked for by name. The rest of the
     /// set is then only the bound of what set-user-id programs can gain, as with other runtimes.
     pub ambient: u64,
+    /// Files put into it. A secret is only named here: what is in it never leaves launch but into the container.
+    pub files: Vec<Placed>,
 }
 
 /// Where the host side of one start is: what launch needs beside the [`Spec`].
@@ -57,4 +59,6 @@ pub struct Wiring {
     pub group: String,
     /// Directories that bind sources must be in, all links followed; `None` for a document applied locally, which may name any path.
     pub allowed: Option<Vec<String>>,
+    /// Directory of the device's secrets.
+    pub secrets: String,
 }

@@ -63,11 +63,12 @@ fn enter(spec: &Spec, root: OwnedFd, sources: Sources, log: OwnedFd) -> Result<P
     }
     sethostname(&spec.hostname).or_fail(|| format!("set the host name {}", spec.hostname))?;
     mounts::all(root.as_fd(), spec, &sources)?;
-    // The host's side of the mounts is no longer needed, and must not be when the host's root is gone.
-    drop(sources);
+    // The host's side of the mounts must not be needed when the host's root is gone.
+    let files = sources.into_files();
     pivot::into(root.as_fd())?;
     let wanted = Wanted { argv: &spec.argv, env: spec.env.clone(), user: &spec.user, workdir: &spec.workdir, make_workdir: true };
     let payload = Payload::prepare(spec, wanted)?;
+    files.give(&spec.files, &payload)?;
     if spec.readonly {
         // The working directory was the last thing to be made.
         mounts::make_read_only(root.as_fd()).or_fail(|| "make the root file system read-only")?;

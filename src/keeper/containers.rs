@@ -256,6 +256,7 @@ impl Live {
             layout: ctx.layout.clone(),
             group: self.group.clone(),
             allowed: self.ready.network.then(|| ctx.settings.bind_sources.clone()),
+            secrets: ctx.settings.secrets_dir.clone(),
         })
     }
 

@@ -12,8 +12,9 @@ use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::policy;
 use crate::keeper::poll::Key;
-use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Whom};
+use crate::manifest::{self, Body, Container, Content, Faults, Manifest, Name, Severity, Whom};
 use crate::protocol::{ContainerState, Reason, State};
+use crate::secrets;
 use std::io;
 use std::time::Duration;
 
@@ -98,7 +99,8 @@ impl Keeper {
         let sha256 = Digest::of(payload);
         let (app, seq, verdict) = match manifest::parse(payload) {
             Ok(m) => {
-                let verdict = self.judge(origin, topic, &m, sha256).map_err(|f| vec![f.into()]);
+                let known = self.judge(origin, topic, &m, sha256).map_err(|f| vec![f.into()]);
+                let verdict = known.and_then(|new| if new { self.admit(origin, payload).map(Some) } else { Ok(None) });
                 (topic.cloned().unwrap_or_else(|| m.app.clone()), m.seq, verdict)
             }
             Err(faults) => match topic {
@@ -127,8 +129,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// `None` is a repeat of what we have.
-    fn judge(&self, origin: &Origin, topic: Option<&Name>, m: &Manifest, sha256: Digest) -> Result<Option<Manifest>, Failure> {
+    /// Whether it is new; otherwise it is a repeat of what we have.
+    fn judge(&self, origin: &Origin, topic: Option<&Name>, m: &Manifest, sha256: Digest) -> Result<bool, Failure> {
         if let Some(topic) = topic.filter(|t| **t != m.app) {
             return Err(failure(Reason::WrongTarget, format!("the document is for app {}, but it came on the topic of {topic}", m.app)));
         }
@@ -138,7 +140,7 @@ impl Keeper {
         }
         let known = self.desired.entries.iter().find(|e| e.origin == *origin && e.app == m.app);
         match desired::decide(known, Incoming { seq: m.seq, sha256 }) {
-            Verdict::Repeat => return Ok(None),
+            Verdict::Repeat => return Ok(false),
             Verdict::Reject(reason, message) => return Err(failure(reason, message)),
             Verdict::Process => {}
         }
@@ -146,10 +148,22 @@ impl Keeper {
         if known.is_none_or(desired::is_gone) && apps >= desired::MAX_APPS && !matches!(m.body, Body::Remove { .. }) {
             return Err(failure(Reason::Policy, format!("this device has {apps} apps, the most it may have")));
         }
-        let mut m = m.clone();
-        manifest::expand(&mut m, &self.ctx.settings.variables).map_err(|f| failure(Reason::BadValue, f.to_string()))?;
-        policy::check(&m, origin, &self.ctx.settings).map_err(|message| failure(Reason::Policy, message))?;
-        Ok(Some(m))
+        Ok(true)
+    }
+
+    /// What a new document means on this device, and whether it may have what it names, before anything is done for it.
+    fn admit(&self, origin: &Origin, payload: &[u8]) -> Result<Manifest, Vec<Refusal>> {
+        let m = manifest::parse_for(payload, &self.variables()).map_err(|faults| refusals(&faults))?;
+        policy::check(&m, origin, &self.ctx.settings).map_err(|message| vec![failure(Reason::Policy, message).into()])?;
+        match missing_secrets(&m, &self.ctx.settings.secrets_dir) {
+            none if none.is_empty() => Ok(m),
+            missing => Err(missing),
+        }
+    }
+
+    /// What this device puts into manifests.
+    pub fn variables(&self) -> manifest::Device<'_> {
+        manifest::Device { id: self.device.as_str(), variables: &self.ctx.settings.variables }
     }
 
     fn check_target(&self, origin: &Origin, m: &Manifest) -> Result<(), Failure> {
@@ -389,8 +403,7 @@ impl Keeper {
             return Ok(work.containers.clone());
         }
         let bytes = self.store.manifest(&work.version.sha256).map_err(|e| io_failure("read the stored document", &e))?;
-        let mut m = manifest::parse(&bytes).map_err(|f| failure(f.first_reason(), f.to_string()))?;
-        manifest::expand(&mut m, &self.ctx.settings.variables).map_err(|f| failure(Reason::BadValue, f.to_string()))?;
+        let m = manifest::parse_for(&bytes, &self.variables()).map_err(|f| failure(f.first_reason(), f.to_string()))?;
         let Body::Run(containers) = m.body else { return Err(failure(Reason::Internal, "the stored document is a tombstone")) };
         if let Some(work) = self.work_mut(name) {
             work.containers.clone_from(&containers);
@@ -630,11 +643,30 @@ fn in_work(state: State) -> bool {
     !state.is_terminal() && state != State::Held
 }
 
-/// Every error of a document, bounded: the answer must fit a message.
+/// Secrets that a document names and that cannot be given to a container. What is in them is not read here.
+fn missing_secrets(m: &Manifest, dir: &str) -> Vec<Refusal> {
+    let Body::Run(containers) = &m.body else { return Vec::new() };
+    let mut found = Vec::new();
+    for c in containers {
+        for (i, file) in c.files.iter().enumerate() {
+            if let Content::Secret(name) = &file.content
+                && let Err(f) = secrets::check(dir, name)
+            {
+                found.push(Refusal { path: format!("containers.{}.files[{i}].secret", c.name), ..f.into() });
+            }
+        }
+    }
+    found.truncate(MAX_REFUSALS);
+    found
+}
+
+/// Most reasons in one answer: it must fit a message.
+const MAX_REFUSALS: usize = 16;
+
+/// Every error of a document, as far as the answer has room.
 fn refusals(faults: &Faults) -> Vec<Refusal> {
-    const MAX: usize = 16;
     let errors = faults.0.iter().filter(|f| f.severity == Severity::Error);
-    errors.take(MAX).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
+    errors.take(MAX_REFUSALS).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
 }
 
 fn make_ready(container: Container, image: &crate::image::Record, network: bool) -> Result<Ready, Failure> {

@@ -64,7 +64,7 @@ mod tests {
     use crate::container::Spec;
     use crate::image::Digest;
     use crate::keeper::lifecycle::Rules;
-    use crate::manifest::{Full, Log, Network, Resources, Restart, RestartPolicy, Seccomp, Stop};
+    use crate::manifest::{Content, Full, Log, Network, Placed, Resources, Restart, RestartPolicy, Seccomp, Stop};
     use std::time::Duration;
 
     fn ready(name: &str) -> Ready {
@@ -85,6 +85,7 @@ mod tests {
             rlimits: Vec::new(),
             init: true,
             resources: Resources::default(),
+            files: Vec::new(),
         };
         let restart = Restart { policy: RestartPolicy::No, delay: Duration::ZERO, max_delay: Duration::ZERO };
         let rules = Rules { restart, stop: Stop { signal: None, timeout: Duration::ZERO } };
@@ -118,6 +119,8 @@ mod tests {
         check(|n| n.spec.argv.push("x".into()), Change::Replace);
         check(|n| n.spec.env.push("A=1".into()), Change::Replace);
         check(|n| n.digest = Digest::of(b"j"), Change::Replace);
+        let file = Placed { path: "/t".into(), content: Content::Secret("token".into()), mode: 0o400, user: None };
+        check(|n| n.spec.files.push(file.clone()), Change::Replace);
         check(
             |n| {
                 n.spec.resources.pids_max = Some(3);

@@ -4,7 +4,7 @@ use crate::ipc::{Ack, AppRow, DeviceSample, Origin, Publication, Reply, StatsRow
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::desired;
-use crate::manifest::{Name, Network};
+use crate::manifest::{Content, Name, Network};
 
 /// The program's release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -95,10 +95,17 @@ pub fn info(keeper: &Keeper, name: &Name) -> Option<String> {
 
 fn container_info(keeper: &Keeper, live: &Live) -> serde_json::Value {
     let row = live.row(keeper.now());
+    let mut spec = live.ready.spec.clone();
+    // It stands in the document; twice it might not fit the answer.
+    for file in &mut spec.files {
+        if let Content::Text(text) = &mut file.content {
+            *text = format!("{} bytes", text.len());
+        }
+    }
     serde_json::json!({
         "state": row.state, "pid": row.pid, "uptime_s": row.uptime_s, "restarts": row.restarts, "image": row.image, "digest": row.digest,
         "last_exit": row.last_exit.map(super::wire::last_exit), "error": row.error, "missing": row.missing, "cgroup": live.group_path(),
-        "spec": live.ready.spec, "restart": live.ready.rules.restart, "stop": live.ready.rules.stop, "log": live.ready.log,
+        "spec": spec, "restart": live.ready.rules.restart, "stop": live.ready.rules.stop, "log": live.ready.log,
     })
 }
 

@@ -2,11 +2,12 @@
 //!
 //! The steps of a start, in order:
 //! 1. a mount namespace of our own, cut off from the host's;
-//! 2. the container's device nodes are made and the host's files that it gets are opened, before anything of the image is looked at;
+//! 2. the container's device nodes and files are made and the host's files that it gets are opened, before anything of the image is looked at;
 //! 3. the root file system is mounted;
 //! 4. the cgroup group is made and limited;
 //! 5. pid 1 is cloned into its namespaces and its group, and keeper is told. Pid 1 goes on in [`crate::init`].
 
+mod files;
 mod join;
 mod rootfs;
 
@@ -84,10 +85,11 @@ fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).or_fail(|| "make mounts private")?;
     let nodes = nodes(wiring)?;
     let binds = binds(&spec.mounts, wiring.allowed.as_deref())?;
+    let files = files::make(rootfs::scratch(wiring)?.as_fd(), &spec.files, &wiring.secrets)?;
     let root = rootfs::mount(&spec, wiring)?;
     let group = wiring.layout.group(&wiring.group);
     let missing = group.create(&spec.resources).map_err(cgroup_failure)?;
-    let sources = Sources { nodes, binds, groups: views(wiring)? };
+    let sources = Sources { nodes, binds, groups: views(wiring)?, files };
     let own_network = spec.network == Network::None;
     match clone_pid1(&group, own_network)? {
         None => init::main(conn, Start { spec, root, group, sources, log, record: record.into() }),

@@ -2,14 +2,14 @@
 //! said by its table; here is what shows only between fields.
 
 use super::blame::Found;
-use super::forms::{below, capability, limit, rlimit, signal};
+use super::forms::{below, capability, limit, mode, rlimit, signal};
 use super::json::{Member, Node, Value};
-use super::raw::{BIND, CONTAINER, MAX_MOUNTS, TMPFS};
+use super::raw::{BIND, CONTAINER, FILE, MAX_FILES, MAX_MOUNTS, TMPFS};
 use super::shape::{View, text_of};
 use super::units::{show_millis, show_size};
 use super::{
-    Body, Container, Full, Image, Log, Manifest, Mount, Network, Resources, Restart, RestartPolicy, Rlimit, Rootfs, Seccomp, Security,
-    Stop, Target, Whom,
+    Body, Container, Content, Full, Image, Log, Manifest, Mount, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, Rootfs,
+    Seccomp, Security, Stop, Target, Whom,
 };
 use crate::image::{Reference, Source};
 use crate::protocol::Reason;
@@ -72,6 +72,7 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
     let security = security(view.object("security"), found);
     let rootfs = rootfs(view.object("rootfs"), found);
     let mounts = mounts(view, found);
+    let files = files(view, found);
     let restart = restart(view.object("restart"), found);
     Some(Container {
         name: member.key.parse().ok()?,
@@ -87,6 +88,7 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
         security: security?,
         rootfs: rootfs?,
         mounts: mounts?,
+        files: files?,
         network: network(view.object("network"))?,
         log: log(view.object("log"))?,
         stop: stop(view.object("stop"))?,
@@ -190,14 +192,13 @@ fn rootfs(view: View, found: &mut Vec<Found>) -> Option<Rootfs> {
 
 fn mounts(view: View, found: &mut Vec<Found>) -> Option<Vec<Mount>> {
     let items = view.items("mounts");
-    let target_of = |n: &'_ Node<'_>| n.get("target").and_then(|t| t.text()).map(str::to_owned);
     for (i, node) in items.iter().take(MAX_MOUNTS).enumerate() {
-        let (Some(target), Some(at)) = (target_of(node), node.get("target")) else { continue };
-        for earlier in items[..i].iter().filter_map(target_of) {
+        let (Some(target), Some(at)) = (text_in(node, "target"), node.get("target")) else { continue };
+        for earlier in items[..i].iter().filter_map(|n| text_in(n, "target")) {
             if earlier == target {
                 found.push(bad(at, "is the target of another mount already"));
                 break;
-            } else if below(&earlier, &target) {
+            } else if below(earlier, target) {
                 found.push(bad(at, format!("hides the earlier mount {earlier}")).hint("mount the outer directory first").warning());
             }
         }
@@ -218,6 +219,48 @@ fn mount(node: &Node) -> Option<Mount> {
         }
         _ => None,
     }
+}
+
+fn text_in<'a>(node: &'a Node<'_>, name: &str) -> Option<&'a str> {
+    node.get(name).and_then(|n| n.text())
+}
+
+fn files(view: View, found: &mut Vec<Found>) -> Option<Vec<Placed>> {
+    let items = view.items("files");
+    let paths: Vec<&str> = items.iter().take(MAX_FILES).filter_map(|n| text_in(n, "path")).collect();
+    let targets: Vec<&str> = view.items("mounts").iter().take(MAX_MOUNTS).filter_map(|n| text_in(n, "target")).collect();
+    for node in items.iter().take(MAX_FILES) {
+        let (Some(path), Some(at)) = (text_in(node, "path"), node.get("path")) else { continue };
+        if paths.iter().filter(|p| **p == path).count() > 1 {
+            found.push(bad(at, "is the path of two files"));
+        } else if targets.contains(&path) {
+            found.push(bad(at, "is the target of a mount already"));
+        } else if let Some(inner) = paths.iter().chain(&targets).find(|p| **p != path && below(p, path)) {
+            found.push(bad(at, format!("cannot be a file: {inner} lies below it")));
+        }
+    }
+    items.iter().map(|node| file(node, found)).collect()
+}
+
+fn file(node: &Node, found: &mut Vec<Found>) -> Option<Placed> {
+    let view = View::new(node, &FILE);
+    let owned = |name| view.text(name).map(str::to_owned);
+    let (content, usual) = match (owned("content"), owned("secret")) {
+        (Some(text), None) => (Content::Text(text), 0o644),
+        (None, Some(name)) => (Content::Secret(name), 0o400),
+        _ => {
+            if matches!(node.value, Value::Object(_)) {
+                found.push(bad(node, "needs either `content` or `secret`"));
+            }
+            return None;
+        }
+    };
+    let mode = view.text("mode").map_or(Some(usual), mode)?;
+    if let Some(node) = view.node("mode").filter(|_| mode & 0o111 != 0) {
+        let hint = "let an interpreter read it: \"command\": [\"sh\", \"/the/path\"]";
+        found.push(bad(node, "does not make it a program: nothing in these files can be executed").hint(hint).warning());
+    }
+    Some(Placed { path: owned("path")?, content, mode, user: owned("user") })
 }
 
 fn network(view: View) -> Option<Network> {

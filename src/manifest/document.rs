@@ -22,6 +22,11 @@ pub struct Document<T> {
 impl<T> Document<T> {
     /// The value if the document has no errors, and all faults (with a value: warnings).
     pub fn examine(&self, bytes: &[u8]) -> (Option<T>, Faults) {
+        self.examine_then(bytes, |_, _, _| {})
+    }
+
+    /// The same, with more done to a value without errors while its text can still be pointed at.
+    pub fn examine_then(&self, bytes: &[u8], then: impl FnOnce(&mut T, &Node, &mut Vec<Found>)) -> (Option<T>, Faults) {
         let text = match self.text(bytes) {
             Ok(text) => text,
             Err(fault) => return (None, Faults(vec![fault])),
@@ -31,7 +36,10 @@ impl<T> Document<T> {
             Err(wrong) => return (None, self.syntax(text, wrong.at, wrong.message)),
         };
         let mut found = Vec::new();
-        let value = self.value(&root, &mut found);
+        let mut value = self.value(&root, &mut found);
+        if let Some(value) = value.as_mut().filter(|_| found.iter().all(|f| f.severity != super::Severity::Error)) {
+            then(value, &root, &mut found);
+        }
         let mut secrets = Vec::new();
         self.secrets(&root, &mut secrets);
         let faults = point(text, Some(&root), found, &secrets);

@@ -44,6 +44,18 @@ pub static ENV_NAME: Form = form("^[^=]+$", |s| match s.is_empty() || s.contains
 pub static USER: Form = form("^[A-Za-z0-9_][A-Za-z0-9_.-]*[$]?(:[A-Za-z0-9_][A-Za-z0-9_.-]*[$]?)?$", user);
 /// An absolute, plain path.
 pub static PATH: Form = form("^/", path);
+/// A path of the device; may contain variables.
+pub static SOURCE: Form = form("^(/|[$][{])", |s| match has_variable(s) {
+    true if s.starts_with(['/', '$']) => Ok(()),
+    _ => path(s),
+});
+/// Permission bits of a file, in octal.
+pub static MODE: Form = form("^0?[0-7]{3}$", |s| mode(s).map(drop).ok_or_else(|| bad("must be three octal digits like \"0644\"")));
+/// The name of a secret.
+pub static SECRET: Form = form("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$", |s| match s.starts_with(['.', '-']) {
+    true => Err(bad("must not start with '.' or '-'")),
+    false => s.parse::<Id>().map(drop).map_err(bad),
+});
 /// A path relative to something.
 pub static RELATIVE: Form = form("^[^/]", |s| match s.starts_with('/') {
     true => Err(bad("must be a relative path")),
@@ -160,6 +172,13 @@ pub fn hostname(s: &str) -> Result<(), Objection> {
         return Ok(());
     }
     Err(bad(format!("must be a host name of at most {MAX_HOSTNAME} of a-z, A-Z, 0-9, '-' and '.'")))
+}
+
+/// Permission bits without set-id and sticky ones: `0644`, `644`.
+pub fn mode(s: &str) -> Option<u16> {
+    let digits = if s.len() == 4 { s.strip_prefix('0')? } else { s };
+    let octal = digits.len() == 3 && digits.bytes().all(|c| (b'0'..=b'7').contains(&c));
+    u16::from_str_radix(digits, 8).ok().filter(|_| octal)
 }
 
 /// A capability, with or without `CAP_`.

@@ -22,13 +22,13 @@ mod types;
 pub(crate) mod units;
 
 pub use blame::{Fault, Faults, MAX_FAULTS, Severity};
-pub use expand::expand;
+pub use expand::Device;
 pub use forms::signal as parse_signal;
-pub use raw::{MAX_CONTAINERS, MAX_MOUNTS, MAX_WORDS, SCHEMA};
+pub use raw::{MAX_CONTAINERS, MAX_FILES, MAX_MOUNTS, MAX_WORDS, SCHEMA};
 pub use render::render;
 pub use types::{
-    Body, Container, Full, Id, Image, Log, Manifest, Mount, Name, Network, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Rootfs,
-    Seccomp, Security, Stop, Target, Whom,
+    Body, Container, Content, Full, Id, Image, Log, Manifest, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit,
+    RlimitKind, Rootfs, Seccomp, Security, Stop, Target, Whom,
 };
 
 use crate::protocol::Reason;
@@ -48,6 +48,15 @@ static DOCUMENT: Document<Manifest> =
 /// Every fault of the document, errors first (at most [`MAX_FAULTS`]).
 pub fn parse(bytes: &[u8]) -> Result<Manifest, Faults> {
     DOCUMENT.parse(bytes)
+}
+
+/// Reads a manifest as it is on one device: with the values of its variables.
+///
+/// # Errors
+/// As [`parse`]; also every unknown variable, and every value that is wrong or too long with its variables in.
+pub fn parse_for(bytes: &[u8], device: &Device<'_>) -> Result<Manifest, Faults> {
+    let (manifest, faults) = DOCUMENT.examine_then(bytes, |m, root, found| expand::expand(m, root, device, found));
+    manifest.ok_or(faults)
 }
 
 /// Like [`parse`], but tells warnings of a good document too: a manifest with faults has only warnings.

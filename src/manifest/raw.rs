@@ -1,8 +1,8 @@
 //! The manifest as written: every field of the wire contract, also those that this version does not build.
 
 use super::forms::{
-    ANY, CAPABILITY, CAPABILITY_OR_ALL, DIGEST, ENV_NAME, HOSTNAME, ID, LIMIT, NAME, PATH, REFERENCE, RLIMIT, ROOT, SIGNAL, TARGET, USER,
-    WORKDIR,
+    ANY, CAPABILITY, CAPABILITY_OR_ALL, DIGEST, ENV_NAME, HOSTNAME, ID, LIMIT, MODE, NAME, REFERENCE, RLIMIT, ROOT, SECRET, SIGNAL, SOURCE,
+    TARGET, USER, WORKDIR,
 };
 use super::shape::{Field, Kind, Need};
 
@@ -12,6 +12,8 @@ pub const SCHEMA: u64 = 1;
 pub const MAX_CONTAINERS: usize = 8;
 /// Most mounts of one container.
 pub const MAX_MOUNTS: usize = 32;
+/// Most files put into one container.
+pub const MAX_FILES: usize = 32;
 /// Most arguments, and most environment variables, of one container.
 pub const MAX_WORDS: usize = 256;
 /// Largest integer that every JSON reader keeps exactly (RFC 7493, section 2.2).
@@ -66,7 +68,7 @@ pub static CONTAINER: [Field; 22] = [
     Field::optional("security", Kind::Object(&SECURITY), "What it may ask of the kernel."),
     Field::optional("rootfs", Kind::Object(&ROOTFS), "The writable side of its root file system."),
     Field::optional("mounts", Kind::List(&Kind::Tagged(&MOUNT), 0, MAX_MOUNTS), "What is mounted into it, in this order."),
-    Field::unbuilt("files", Kind::List(&Kind::Any, 0, MAX_WORDS), "Files put into it, with content or from a secret."),
+    Field::optional("files", Kind::List(&Kind::Object(&FILE), 0, MAX_FILES), "Files put into it, which it cannot change; in memory only."),
     Field::optional("network", Kind::Object(&NETWORK), "Which network it sees."),
     Field::optional("log", Kind::Object(&LOG), "What happens to its output."),
     Field::optional("stop", Kind::Object(&STOP), "How it is stopped."),
@@ -137,7 +139,7 @@ static MOUNT: [(&str, Need, &[Field]); 3] =
 /// A mount of type `bind`.
 pub static BIND: [Field; 4] = [
     Field::required("type", Kind::Word(&["bind"]), "A directory or file of the device."),
-    Field::required("source", Kind::Text(&PATH), "Absolute path on the device."),
+    Field::required("source", Kind::Text(&SOURCE), "Absolute path on the device."),
     Field::required("target", Kind::Text(&TARGET), "Absolute path in the container."),
     Field::default("readonly", Kind::Bool, "false", "It cannot be written through this mount."),
 ];
@@ -154,6 +156,15 @@ static VOLUME: [Field; 4] = [
     Field::required("source", Kind::Text(&NAME), "Name of the volume."),
     Field::required("target", Kind::Text(&TARGET), "Absolute path in the container."),
     Field::default("readonly", Kind::Bool, "false", "It cannot be written through this mount."),
+];
+
+/// A file put into a container.
+pub static FILE: [Field; 5] = [
+    Field::required("path", Kind::Text(&TARGET), "Absolute path in the container; what the image has there is hidden."),
+    Field::optional("content", Kind::Text(&ANY), "What is in it; or `secret`."),
+    Field::optional("secret", Kind::Text(&SECRET), "Name of a secret of the device, which is read at each start; or `content`."),
+    Field::optional("mode", Kind::Text(&MODE), "Permissions in octal; 0644 if absent, 0400 for a secret."),
+    Field::optional("user", Kind::Text(&USER), "Whose it is: user or user:group; the container's own if absent."),
 ];
 
 static NETWORK: [Field; 3] = [

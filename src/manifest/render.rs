@@ -2,7 +2,7 @@
 
 use super::out::Out;
 use super::units::{show_millis, show_size};
-use super::{Body, Container, Manifest, Mount, Resources, Rlimit, Target, Whom};
+use super::{Body, Container, Content, Manifest, Mount, Placed, Resources, Rlimit, Target, Whom};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -95,6 +95,7 @@ fn container(c: &Container) -> Out {
     let readonly = ("readonly".to_owned(), Out::Bool(c.rootfs.readonly));
     out.put("rootfs", Out::Object([readonly].into_iter().chain(upper).collect()));
     out.some("mounts", (!c.mounts.is_empty()).then(|| Out::List(c.mounts.iter().map(mount).collect())));
+    out.some("files", (!c.files.is_empty()).then(|| Out::List(c.files.iter().map(file).collect())));
     out.put("network", Out::object([("mode", word(&c.network))]));
     out.put("log", Out::object([("ring", size(c.log.ring.into())), ("full", word(&c.log.full))]));
     let mut stop = Members(vec![]);
@@ -161,4 +162,15 @@ fn mount(m: &Mount) -> Out {
             Out::object([("type", Out::text("tmpfs")), ("target", Out::text(target)), ("size", size(*bytes))])
         }
     }
+}
+
+fn file(f: &Placed) -> Out {
+    let mut out = Members(vec![("path".into(), Out::text(&f.path))]);
+    match &f.content {
+        Content::Text(text) => out.put("content", Out::text(text)),
+        Content::Secret(name) => out.put("secret", Out::text(name)),
+    }
+    out.put("mode", Out::Text(format!("{:04o}", f.mode)));
+    out.some("user", f.user.as_ref().map(Out::text));
+    Out::Object(out.0)
 }

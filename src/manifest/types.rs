@@ -191,6 +191,7 @@ pub struct Container {
     pub security: Security,
     pub rootfs: Rootfs,
     pub mounts: Vec<Mount>,
+    pub files: Vec<Placed>,
     pub network: Network,
     pub log: Log,
     pub stop: Stop,
@@ -316,6 +317,28 @@ pub enum Mount {
         /// Limit in bytes.
         size: u64,
     },
+}
+
+/// A file put into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Absolute path in the container.
+    pub path: String,
+    /// What is in it.
+    pub content: Content,
+    /// Permission bits.
+    pub mode: u16,
+    /// `user[:group]`, names or numbers; the container's own if absent.
+    pub user: Option<String>,
+}
+
+/// What is in a file put into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// This text.
+    Text(String),
+    /// The device's secret of this name, as it is when the container starts.
+    Secret(String),
 }
 
 /// Which network a container sees.

@@ -3,7 +3,7 @@
 //!
 //! Needs root, mosquitto, mosquitto_pub, mosquitto_sub, umoci and a static busybox.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 pub mod broker;
 pub mod device;

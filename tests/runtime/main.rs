@@ -9,4 +9,5 @@ mod files;
 mod inside;
 mod older;
 mod outside;
+mod placed;
 mod stand;

@@ -59,6 +59,7 @@ impl Host {
             layout: self.layout.clone(),
             group: self.group.clone(),
             allowed: None,
+            secrets: text(&self.dir.join("secrets")),
         }
     }
 
@@ -308,6 +309,7 @@ pub fn spec(argv: &[&str]) -> Spec {
         init: true,
         resources: Resources::default(),
         ambient: 0,
+        files: Vec::new(),
     }
 }
 

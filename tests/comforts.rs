@@ -1,0 +1,126 @@
+//! What makes a container easy to live with, on a whole device: files, secrets and variables of manifests, events, copies, and the support bundle.
+
+mod harness;
+
+use harness::{Device, Signal, Value, json, kill, manifest, numbered, shell, sleeper, steadily, with};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+const CANARY: &str = "canary-7d41e0";
+
+/// A device with this secret.
+fn with_secret(name: &str, content: &str) -> Device {
+    let mut device = Device::prepared(json!({}));
+    device.settings["secrets_dir"] = json!(device.dir.join("secrets"));
+    fs::create_dir(device.dir.join("secrets")).unwrap();
+    keep(&device, name, content);
+    device.broker.up();
+    device.start();
+    device.online();
+    device
+}
+
+fn keep(device: &Device, name: &str, content: &str) {
+    let path = device.dir.join("secrets").join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+}
+
+fn reader(secret: &str) -> Value {
+    with(shell("cat /run/token; echo; exec sleep 100000"), json!({"files": [{"path": "/run/token", "secret": secret}]}))
+}
+
+// ---- files and secrets ----
+
+#[test]
+fn a_secret_reaches_its_container_and_nobody_else() {
+    let device = with_secret("token", CANARY);
+    device.deploy(&manifest("web", reader("token")));
+    device.says("web", CANARY);
+    device.reported("web runs", |r| r["apps"]["web"]["state"] == "running");
+    for said in [device.ok(&["info", "web"]), device.ok(&["--json", "info", "web"]), device.ok(&["ls", "--json"]), device.log()] {
+        assert!(!said.contains(CANARY), "{said}");
+    }
+    for message in device.broker.messages() {
+        assert!(!message.payload.to_string().contains(CANARY), "{}", message.topic);
+    }
+    let record = fs::read(device.dir.join("run/containers/web/main/record")).unwrap();
+    assert!(!String::from_utf8_lossy(&record).contains(CANARY));
+    // Adopted by the next keeper, and changed by the next start.
+    keep(&device, "token", "another one");
+    device.ok(&["restart", "web"]);
+    device.says("web", "another one");
+}
+
+#[test]
+fn a_document_that_names_a_missing_or_open_secret_is_refused_and_what_runs_runs_on() {
+    let device = with_secret("token", "one");
+    fs::write(device.dir.join("secrets/open"), CANARY).unwrap();
+    fs::set_permissions(device.dir.join("secrets/open"), Permissions::from_mode(0o644)).unwrap();
+    device.deploy(&numbered("web", 1, reader("token")));
+    let pid = device.running("web");
+    for (seq, name, reason) in [(2, "absent", "io"), (3, "open", "policy")] {
+        let sha = device.publish(&numbered("web", seq, reader(name)));
+        let ack = device.refused(&sha, "rejected", reason);
+        assert_eq!(ack["detail"]["path"], "containers.main.files[0].secret", "{ack}");
+        assert!(ack["detail"]["message"].as_str().unwrap().contains(name) && !ack.to_string().contains(CANARY), "{ack}");
+    }
+    steadily(Duration::from_millis(300), "the old version runs", || device.pid("web") == Some(pid));
+    // It vanishes while the container runs: the next start fails with the reason, and works again once it is back.
+    fs::remove_file(device.dir.join("secrets/token")).unwrap();
+    kill(pid, Signal::SIGKILL);
+    let row = device.becomes("web", "restarting");
+    assert!(row["last_exit"] == json!({"signal": 9}), "{row}");
+    harness::eventually("the missing secret is named", || {
+        device.container("web")?["error"].as_str()?.contains("has no such file").then_some(())
+    });
+    keep(&device, "token", "two");
+    device.running("web");
+    device.says("web", "two");
+}
+
+// ---- variables ----
+
+#[test]
+fn variables_of_the_device_are_put_in_and_a_change_counts_from_keepers_next_start() {
+    let mut device = Device::prepared(json!({"variables": {"site": "north"}}));
+    let source = device.dir.join("data-north");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("from"), "bound\n").unwrap();
+    device.broker.up();
+    device.start();
+    device.online();
+    let own = json!({
+        "env": {"SITE": "${var.site}"}, "hostname": "${app.name}-${var.site}",
+        "files": [{"path": "/etc/site", "content": "${device.id} ${app.name}/${container.name} $${var.site} $SITE\n"}],
+        "mounts": [{"type": "bind", "source": format!("{}/data-${{var.site}}", device.dir.display()), "target": "/data"}],
+    });
+    let web = manifest("web", with(shell("echo $SITE $(hostname) ${var}; cat /etc/site /data/from; exec sleep 100000"), own));
+    device.applied(&web);
+    let expected = format!("north web-north\n{} web/main ${{var.site}} $SITE\nbound\n", device.id);
+    device.says("web", &expected);
+    let pid = device.running("web");
+    device.end(Signal::SIGTERM);
+    device.start();
+    assert_eq!(device.running("web"), pid, "nothing changed, so nothing is started anew");
+    device.end(Signal::SIGTERM);
+    fs::rename(&source, device.dir.join("data-south")).unwrap();
+    device.settings["variables"]["site"] = json!("south");
+    device.start();
+    device.says("web", "south web-south\n");
+    assert_ne!(device.running("web"), pid);
+}
+
+#[test]
+fn an_unknown_variable_is_refused_with_its_place() {
+    let device = Device::with(json!({"variables": {"site": "north"}}));
+    let sha = device.publish(&manifest("web", with(sleeper(), json!({"env": {"A": "${var.sight}"}, "args": ["${device.name}"]}))));
+    let ack = device.refused(&sha, "rejected", "bad_value");
+    let message = ack["detail"].to_string();
+    for part in
+        ["no variable \\\"sight\\\" (it has: site)", "device.name", "(line 1, column ", "containers.main.env.A", "containers.main.args[0]"]
+    {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
