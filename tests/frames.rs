@@ -184,6 +184,7 @@ fn status() -> StatusReport {
         link: link(),
         cgroup: "v2".into(),
         apps: (1, 2),
+        unsaved: Some("no space".into()),
     }
 }
 

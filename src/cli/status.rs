@@ -27,6 +27,7 @@ fn text(r: &StatusReport) -> String {
         ("cgroup", r.cgroup.clone()),
         ("apps", format!("{} running of {}", r.apps.0, r.apps.1)),
     ];
+    lines.extend(r.unsaved.iter().map(|why| ("storage", format!("{why}; after a reboot the device would want what it wanted before"))));
     lines.extend(link_lines(&r.link, r.uptime_s));
     let mut out: String = lines.iter().map(|(name, value)| format!("{name:<14}{}\n", visible(value))).collect();
     let (cause, next) = diagnose(r);
@@ -151,6 +152,7 @@ fn document(r: &StatusReport) -> Value {
     json!({
         "version": r.version, "device": r.device, "root": r.root, "boot": r.boot, "uptime_s": r.uptime_s, "pid": r.pid,
         "agent": {"pid": r.agent_pid, "restarts": r.agent_restarts}, "cgroup": r.cgroup, "apps": {"running": r.apps.0, "all": r.apps.1},
+        "unsaved": r.unsaved,
         "link": {
             "state": l.state, "broker": l.broker, "address": l.address, "error": l.error, "subscriptions": subscriptions,
             "last_in_s": l.last_in_s, "last_out_s": l.last_out_s, "queued": l.queued, "dropped": l.dropped, "conn": l.conn, "retry_s": l.retry_s,
@@ -176,6 +178,7 @@ mod tests {
             link: Link { state, broker: "b:8883".into(), error: error.map(str::to_owned), last_in_s: Some(40), ..Link::default() },
             cgroup: "v2".into(),
             apps: (1, 2),
+            unsaved: None,
         }
     }
 

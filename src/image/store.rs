@@ -120,13 +120,17 @@ impl Store {
     pub fn write_record(&self, record: &Record) -> io::Result<()> {
         let bytes = encode(record)?;
         let temporary = self.staging().join(format!("record-{}-{}", std::process::id(), record.digest.hex()));
-        let written = write_synced(&temporary, &bytes).and_then(|()| fs::rename(&temporary, self.images().join(record.digest.hex())));
+        let place = self.images().join(record.digest.hex());
+        let written = write_synced(&temporary, &bytes)
+            .and_then(|()| fs::rename(&temporary, &place))
+            // Without this the rename may be lost in a power cut, though not half done.
+            .and_then(|()| fs::File::open(self.images())?.sync_all());
         if written.is_err() {
+            // Whoever gets the error takes the layers back: no record may name them.
             let _ = fs::remove_file(&temporary);
+            let _ = fs::remove_file(&place);
         }
-        written?;
-        // Without this the rename may be lost in a power cut, though not half done.
-        fs::File::open(self.images())?.sync_all()
+        written
     }
 
     /// Removes every image that is not in `keep`, every layer that no kept image has, and all of `staging/`.

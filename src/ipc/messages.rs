@@ -495,6 +495,8 @@ pub struct StatusReport {
     pub cgroup: String,
     /// Apps running and in all.
     pub apps: (u32, u32),
+    /// Why the desired state in memory is not on flash yet.
+    pub unsaved: Option<String>,
 }
 
 // ---- stage ----

@@ -324,6 +324,8 @@ impl Keeper {
         if let Some((app, container)) = &stage.of {
             self.staged(app, container, result);
         }
+        // What was removed may have made room.
+        self.store.set_aside();
         // Another app may have waited for its turn.
         self.settle_all();
         if std::mem::take(&mut self.uncollected) {
@@ -359,6 +361,9 @@ impl Keeper {
 
     /// Has what no document names any more removed from the store, by a stage of its own: deleting a thousand files on slow flash takes a while.
     pub fn collect(&mut self) {
+        if self.unsaved.is_some() {
+            return;
+        }
         let recorded = self.desired.entries.iter().flat_map(|e| std::iter::once(&e.newest).chain(e.kept.as_ref()));
         let versions = recorded.chain(self.apps.iter().filter_map(App::version_in_work)).filter(|v| !v.removal);
         let (mut images, mut manifests) = (Vec::new(), Vec::new());

@@ -341,9 +341,7 @@ impl Keeper {
         if names.is_empty() {
             return self.no_such(id, &scope.app, scope.container.as_ref());
         }
-        if let Err(e) = self.hold(&scope.app, &names, hand == Hand::Stop) {
-            return self.refuse(id, Reason::Io, format!("cannot record that {} is held: {e}", scope.app));
-        }
+        self.hold(&scope.app, &names, hand == Hand::Stop);
         let now = self.now();
         let Self { ctx, apps, .. } = self;
         for live in
@@ -362,11 +360,11 @@ impl Keeper {
     }
 
     /// A stop by hand is part of the desired state: it holds over a reboot.
-    fn hold(&mut self, app: &Name, names: &[Name], stop: bool) -> io::Result<()> {
+    fn hold(&mut self, app: &Name, names: &[Name], stop: bool) {
         let groups = self.ctx.settings.groups.clone();
         let origin = desired::winner(&self.desired.entries, app, &groups).map(|e| e.origin.clone());
         let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && Some(&e.origin) == origin.as_ref()) else {
-            return Ok(());
+            return;
         };
         let before = entry.held.clone();
         entry.held.retain(|n| !names.contains(n));
@@ -374,10 +372,11 @@ impl Keeper {
             entry.held.extend_from_slice(names);
         }
         if entry.held == before {
-            return Ok(());
+            return;
         }
         self.ctx.dirty = true;
-        self.store.save(&self.desired)
+        // A flash that takes no writes is no reason to let a container run that somebody wants stopped.
+        self.save_state();
     }
 
     fn await_end(&mut self, id: u64, scope: Scope) {

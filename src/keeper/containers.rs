@@ -213,7 +213,7 @@ impl Live {
         }
         (self.failure, self.finished) = (None, false);
         if let Err(e) = self.try_launch(ctx, now) {
-            self.fail(Reason::Launch, format!("cannot start {}: {e}", self.key));
+            self.fail(reason(&e), format!("cannot start {}: {e}", self.key));
             self.drop_launch(ctx);
             self.event(ctx, Event::StartFailed { retry: true }, now);
         }
@@ -297,7 +297,7 @@ impl Live {
             }
         })();
         if let Err(e) = result {
-            self.fail(Reason::Launch, format!("cannot start {}: {e}", self.key));
+            self.fail(reason(&e), format!("cannot start {}: {e}", self.key));
             self.kill(ctx);
         }
     }
@@ -553,6 +553,11 @@ impl Live {
 
 /// Opens both ends. With a writer of our own, a payload that closes its output leaves no hang-up behind, which epoll would report for ever;
 /// non-blocking, so that an empty FIFO answers EAGAIN (fifo(7)).
+/// The records of what runs are in memory, and that can be full like a flash.
+fn reason(e: &io::Error) -> Reason {
+    if e.kind() == io::ErrorKind::StorageFull { Reason::NoSpace } else { Reason::Launch }
+}
+
 fn open_fifo(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits()).open(path)
 }

@@ -12,6 +12,7 @@ use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::policy;
 use crate::keeper::poll::Key;
+use crate::keeper::store::Purpose;
 use crate::manifest::{self, Body, Container, Content, Faults, Manifest, Name, Severity, Whom};
 use crate::protocol::{ContainerState, Reason, State};
 use crate::secrets;
@@ -83,12 +84,8 @@ fn failure(reason: Reason, message: impl Into<String>) -> Failure {
     Failure { reason, message: message.into() }
 }
 
-fn io_failure(what: &str, e: &io::Error) -> Failure {
-    let reason = match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::NoSpace,
-        _ => Reason::Io,
-    };
-    failure(reason, format!("cannot {what}: {e}"))
+fn unread(what: &str, e: &io::Error) -> Failure {
+    failure(Reason::Io, format!("cannot {what}: {e}"))
 }
 
 impl Keeper {
@@ -185,8 +182,9 @@ impl Keeper {
 
     /// Puts a document on record, before anything is done for it.
     fn accept(&mut self, origin: &Origin, m: &Manifest, payload: &[u8]) -> Result<(), Failure> {
-        let sha256 = self.store.put_manifest(payload).map_err(|e| io_failure("store the document", &e))?;
         let removal = matches!(m.body, Body::Remove { .. });
+        let purpose = if removal { Purpose::Remove } else { Purpose::Deploy };
+        let sha256 = self.store.put_manifest(payload, purpose).map_err(|e| self.unwritten("cannot store the document", e))?;
         let newest = Version { seq: m.seq, sha256, removal, attempt: 1, images: Vec::new() };
         let before = self.desired.clone();
         let superseded = self.supersede(&m.app, origin);
@@ -206,8 +204,9 @@ impl Keeper {
         desired::forget_oldest(&mut self.desired.entries);
         if let Err(e) = self.store.save(&self.desired) {
             self.desired = before;
-            return Err(io_failure("record the document", &e));
+            return Err(self.unwritten("cannot record the document", e));
         }
+        self.unsaved = None;
         if let Some(ack) = superseded {
             self.emit(origin, ack);
         }
@@ -389,7 +388,7 @@ impl Keeper {
             if self.stage.is_none() {
                 self.tell(name, State::Fetching, None);
                 let network = self.is_remote(name);
-                self.start_stage(name, &container, network).map_err(|e| io_failure("start the image stage", &e))?;
+                self.start_stage(name, &container, network).map_err(|e| unread("start the image stage", &e))?;
             }
             return Ok(());
         }
@@ -402,7 +401,7 @@ impl Keeper {
         if !work.containers.is_empty() {
             return Ok(work.containers.clone());
         }
-        let bytes = self.store.manifest(&work.version.sha256).map_err(|e| io_failure("read the stored document", &e))?;
+        let bytes = self.store.manifest(&work.version.sha256).map_err(|e| unread("read the stored document", &e))?;
         let m = manifest::parse_for(&bytes, &self.variables()).map_err(|f| failure(f.first_reason(), f.to_string()))?;
         let Body::Run(containers) = m.body else { return Err(failure(Reason::Internal, "the stored document is a tombstone")) };
         if let Some(work) = self.work_mut(name) {
@@ -416,7 +415,7 @@ impl Keeper {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(None) };
         let known = work.version.images.iter().find(|(n, _)| *n == container.name).map(|(_, d)| *d);
         let Some(digest) = known.or(container.image.digest) else { return Ok(None) };
-        let record = self.ctx.images.record(&digest).map_err(|e| io_failure("read the image record", &e))?;
+        let record = self.ctx.images.record(&digest).map_err(|e| unread("read the image record", &e))?;
         if record.is_some() && known.is_none() {
             self.set_resolved(name, &container.name, digest);
         }
@@ -605,9 +604,7 @@ impl Keeper {
             entry.kept = None;
         }
         let ack = entry_ack(entry);
-        if let Err(e) = self.store.save(&self.desired) {
-            log::error!("cannot record the state of {name}: {e}");
-        }
+        self.save_state();
         self.emit(&work.origin, ack);
     }
 

@@ -7,7 +7,7 @@
 //! | `deploy` | from a document to running containers |
 //! | `containers` | one live container |
 //! | `clients` `children` | the command line's connections; the agent and stage |
-//! | `store` `runtime` `adopt` | state on flash; records on tmpfs; taking over after a crash |
+//! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` | rows for people, payloads for the broker |
 
 mod adopt;
@@ -27,6 +27,7 @@ mod ring;
 pub mod runtime;
 mod start;
 pub mod store;
+mod unsaved;
 mod wire;
 
 pub use start::main;
@@ -40,6 +41,7 @@ use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::{Key, Ready, Source, Token};
 use crate::keeper::store::{Desired, Store};
+use crate::keeper::unsaved::Unsaved;
 use crate::manifest::{Id, Name};
 use crate::sys::process::Child;
 use nix::sys::signal::Signal;
@@ -61,6 +63,8 @@ pub struct Keeper {
     device: Id,
     store: Store,
     desired: Desired,
+    /// The desired state is not on flash yet.
+    unsaved: Option<Unsaved>,
     apps: Vec<App>,
     stage: Option<Stage>,
     /// The state on flash could not be read: nothing is removed from the store before documents came again.
@@ -194,6 +198,7 @@ impl Keeper {
             self.report_due.or_else(|| self.ctx.dirty.then(|| self.now() + REPORT_DELAY)),
             self.agent.due.filter(|_| self.leaving.is_none()),
             self.stage.as_ref().map(|s| s.deadline),
+            self.unsaved.as_ref().map(|u| u.retry),
             self.leaving.as_ref().map(|l| if self.now() < l.goodbye { l.goodbye } else { l.deadline }),
             reap,
         ];
@@ -217,6 +222,7 @@ impl Keeper {
         if self.stage.as_ref().is_some_and(|s| now >= s.deadline) {
             self.kill_stage();
         }
+        self.save_if_due(now);
         if now >= self.stats_due {
             self.stats_due = now + Duration::from_secs(self.ctx.settings.interval_s.into());
             self.publish_stats();

@@ -55,6 +55,7 @@ pub fn status(keeper: &Keeper) -> StatusReport {
         link: keeper.agent.link.clone(),
         cgroup: keeper.ctx.layout.describe(),
         apps: (running, apps.len() as u32),
+        unsaved: keeper.unsaved.as_ref().map(|u| u.why.clone()),
     }
 }
 

@@ -189,6 +189,7 @@ fn open(settings: Settings) -> Result<Keeper, String> {
         device,
         store,
         desired,
+        unsaved: None,
         apps: Vec::new(),
         stage: None,
         // Documents will come again; their images need not, if nothing is removed before.

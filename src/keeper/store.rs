@@ -2,6 +2,9 @@
 //!
 //! A record is written in place over the older of `state.a` and `state.b` and synced; a power cut can only spoil the one being
 //! written, and its checksum shows that. UBIFS would need a sync before every rename as well, so nothing is gained by renaming.
+//!
+//! A full flash must not shut out the very document that would empty it: the file `reserve` holds some space and an inode, which a removal
+//! or a state record may have when nothing else is left.
 
 use crate::image::Digest;
 use crate::keeper::desired::Entry;
@@ -18,6 +21,19 @@ const MAGIC: &[u8; 4] = b"WHRY";
 const HEADER: usize = 4 + 1 + 8 + 4 + 4;
 /// 32 apps with their images and messages stay far below.
 const MAX_RECORD: usize = 256 * 1024;
+/// A tombstone and a state record of an ordinary device, each with the file system's own overhead.
+const RESERVE: usize = 64 * 1024;
+/// The reserve is set aside again once so much more than itself is free.
+const AMPLE: u64 = 4 * RESERVE as u64;
+
+/// What a document is to do: not all may touch the reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Bring something in.
+    Deploy,
+    /// Make room: may use the reserve.
+    Remove,
+}
 
 /// What must survive a power cut.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,39 +70,87 @@ impl Store {
             }
         }
         let (generation, desired) = newest.unwrap_or_default();
-        Ok((Self { data: data.to_owned(), generation }, desired, damaged))
+        let store = Self { data: data.to_owned(), generation };
+        store.set_aside();
+        Ok((store, desired, damaged))
     }
 
     /// Makes `desired` the state that the next start finds. One write of a few hundred bytes and one sync.
+    ///
+    /// # Errors
+    /// The file system's; the record before is still whole then.
     pub fn save(&mut self, desired: &Desired) -> io::Result<()> {
         let generation = self.generation + 1;
-        let name = if generation.is_multiple_of(2) { "state.a" } else { "state.b" };
-        let path = self.data.join(name);
-        let fresh = !path.exists();
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-        file.write_all(&encode(generation, desired)?)?;
-        file.sync_data()?;
-        if fresh {
-            File::open(&self.data)?.sync_all()?;
-        }
+        let bytes = encode(generation, desired)?;
+        let path = self.data.join(if generation.is_multiple_of(2) { "state.a" } else { "state.b" });
+        self.with_reserve(|| write_slot(&path, &bytes))?;
         self.generation = generation;
+        self.set_aside();
         Ok(())
     }
 
     /// Keeps the exact bytes of an accepted document.
-    pub fn put_manifest(&self, bytes: &[u8]) -> io::Result<Digest> {
+    ///
+    /// # Errors
+    /// The file system's; nothing is left behind then.
+    pub fn put_manifest(&self, bytes: &[u8], purpose: Purpose) -> io::Result<Digest> {
         let digest = Digest::of(bytes);
-        let (dir, path) = (self.data.join("manifests"), self.manifest_path(&digest));
         if self.manifest(&digest).is_ok() {
             return Ok(digest);
         }
-        let tmp = dir.join("new");
-        let mut file = File::create(&tmp)?;
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        fs::rename(&tmp, &path)?;
-        File::open(&dir)?.sync_all()?;
+        let put = || self.write_manifest(&digest, bytes);
+        match purpose {
+            Purpose::Deploy => put(),
+            Purpose::Remove => self.with_reserve(put),
+        }?;
         Ok(digest)
+    }
+
+    fn write_manifest(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        let dir = self.data.join("manifests");
+        let tmp = dir.join("new");
+        let written = write_synced(&tmp, bytes).and_then(|()| fs::rename(&tmp, self.manifest_path(digest)));
+        if written.is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+        written?;
+        File::open(&dir)?.sync_all()
+    }
+
+    /// `write`, and once more with the reserve given up if the file system is full.
+    fn with_reserve(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        match write() {
+            Err(e) if is_full(&e) && fs::remove_file(self.reserve()).is_ok() => {
+                log::warn!("the file system of {} is full: its reserve is used", self.data.display());
+                // Without this the freed blocks are, on a journalling file system, nobody's until the next commit.
+                File::open(&self.data)?.sync_all()?;
+                write()
+            }
+            answer => answer,
+        }
+    }
+
+    /// Sets the reserve aside, if it is not there and there is room for it. Its absence is no error: writing to the flash goes on without.
+    pub fn set_aside(&self) {
+        let path = self.reserve();
+        if path.exists() || self.free().is_none_or(|free| free < AMPLE) {
+            return;
+        }
+        let tmp = path.with_extension("new");
+        if write_synced(&tmp, &incompressible()).and_then(|()| fs::rename(&tmp, &path)).is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+    }
+
+    /// Bytes that can still be written; `None` if there are no inodes left, or nobody knows.
+    fn free(&self) -> Option<u64> {
+        let found = nix::sys::statvfs::statvfs(&self.data).ok()?;
+        let inodes = found.files() == 0 || found.files_available() > 4;
+        inodes.then(|| found.blocks_available() * found.fragment_size())
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.data.join("reserve")
     }
 
     /// The exact bytes of an accepted document.
@@ -117,6 +181,39 @@ impl Store {
     fn manifest_path(&self, digest: &Digest) -> PathBuf {
         self.data.join("manifests").join(file_name(digest))
     }
+}
+
+/// Over the bytes that are there, and only then cut to length: blocks that the file has already are had on a full file system too.
+fn write_slot(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = !path.exists();
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_data()?;
+    if fresh && let Some(dir) = path.parent() {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Noise: UBIFS, JFFS2 and f2fs compress, and zeros would set nothing aside (xorshift, Marsaglia 2003).
+fn incompressible() -> Vec<u8> {
+    let next = |x: &u64| {
+        let x = x ^ (x << 13);
+        let x = x ^ (x >> 7);
+        Some(x ^ (x << 17))
+    };
+    std::iter::successors(Some(0x9e37_79b9_7f4a_7c15), next).take(RESERVE / 8).flat_map(u64::to_le_bytes).collect()
 }
 
 fn file_name(digest: &Digest) -> String {
@@ -202,7 +299,7 @@ impl Crc {
 
 #[cfg(test)]
 mod tests {
-    use super::{Crc, Desired, Store, decode, encode};
+    use super::{Crc, Desired, Purpose, Store, decode, encode};
     use std::fs;
 
     fn dir(name: &str) -> std::path::PathBuf {
@@ -275,11 +372,11 @@ mod tests {
     fn a_damaged_manifest_is_not_used_and_is_written_again() {
         let dir = dir("manifest");
         let (store, ..) = Store::open(&dir).unwrap();
-        let digest = store.put_manifest(b"{}").unwrap();
+        let digest = store.put_manifest(b"{}", Purpose::Deploy).unwrap();
         let path = dir.join("manifests").join(format!("{}.json", digest.hex()));
         fs::write(&path, b"{ ").unwrap();
         assert!(store.manifest(&digest).is_err());
-        store.put_manifest(b"{}").unwrap();
+        store.put_manifest(b"{}", Purpose::Deploy).unwrap();
         assert_eq!(store.manifest(&digest).unwrap(), b"{}");
         store.forget_manifests(&[]).unwrap();
         assert!(store.manifest(&digest).is_err());

@@ -162,7 +162,7 @@ fn about(keeper: &Keeper) -> wire::About {
         version: VERSION.into(),
         schema: [1, 1],
         features: vec![features.into()],
-        missing: keeper.ctx.missing.iter().cloned().collect(),
+        missing: keeper.ctx.missing.iter().cloned().chain(keeper.unsaved.iter().map(|u| ("storage".into(), u.why.clone()))).collect(),
         board: board(),
         arch: arch().into(),
         kernel,

@@ -198,35 +198,34 @@ fn commit(image: &Image, staged: Staged, store: &Store) -> Result<Record, Failur
     let staging = File::open(store.staging()).map_err(|e| os("cannot open staging", e))?;
     // One sync for everything: without it a power cut may leave complete names with empty files (UBIFS, ext4 without barriers).
     nix::unistd::syncfs(&staging).map_err(|e| writing(&staging, "cannot write the image to storage", e))?;
-    let mut moved = Vec::new();
     let result = staged.fresh.iter().try_for_each(|(digest, from)| {
-        publish(store, digest, from).map_err(|e| writing(&staging, &format!("cannot store layer {digest}"), e)).map(|new| {
-            if new {
-                moved.push((digest, from));
-            }
-        })
+        publish(store, digest, from).map_err(|e| writing(&staging, &format!("cannot store layer {digest}"), e))
     });
     let result = result.and_then(|()| store.write_record(&record).map_err(|e| writing(&staging, "cannot write the image's record", e)));
     if result.is_err() {
-        for (digest, from) in moved {
-            let _ = fs::rename(store.layer(digest), from).and_then(|()| fs::remove_dir(store.layers().join(digest.hex())));
+        for (digest, from) in &staged.fresh {
+            // One that another stage stored first is still where it was unpacked.
+            if !from.exists() {
+                let _ = fs::rename(store.layer(digest), from);
+            }
+            let _ = fs::remove_dir(store.layers().join(digest.hex()));
         }
     }
     result.map(|()| record)
 }
 
-/// Gives a layer its final name; `false` when another stage was faster.
-fn publish(store: &Store, digest: &Digest, from: &Path) -> std::io::Result<bool> {
+/// Gives a layer its final name, unless another stage was faster.
+fn publish(store: &Store, digest: &Digest, from: &Path) -> std::io::Result<()> {
     let parent = store.layers().join(digest.hex());
     DirBuilder::new().recursive(true).mode(0o700).create(&parent)?;
     match fs::rename(from, store.layer(digest)) {
-        Err(_) if store.has_layer(digest) => return Ok(false),
+        Err(_) if store.has_layer(digest) => return Ok(()),
         answer => answer?,
     }
     for dir in [&parent, &store.layers()] {
         File::open(dir)?.sync_all()?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Two digests that should be one.
