@@ -6,9 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-const VERBS: [&str; 19] = [
-    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "exec", "stats", "status", "check", "validate", "schema",
-    "version", "upgrade", "keeper", "help",
+const VERBS: &[&str] = &[
+    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "stats", "status", "check", "validate",
+    "schema", "version", "upgrade", "keeper", "help",
 ];
 
 /// A directory of one test, gone when the test is over. No keeper listens below it.
@@ -108,7 +108,7 @@ fn every_command_has_a_help_with_examples() {
             assert_eq!(p.run(&[verb, flag]).good(), one.out, "{verb} {flag}");
         }
         let v = p.run(&["help", verb, "--json"]).json();
-        assert_eq!(v["name"], verb);
+        assert_eq!(v["name"], *verb);
         assert!(!v["examples"].as_array().unwrap().is_empty(), "{verb}");
     }
     assert_eq!(p.run(&["--help"]).good(), all.out);

@@ -124,3 +124,79 @@ fn an_unknown_variable_is_refused_with_its_place() {
         assert!(message.contains(part), "{part}: {message}");
     }
 }
+
+// ---- events ----
+
+fn past(device: &Device, args: &[&str]) -> Vec<Value> {
+    let out = device.ok(&[&["events", "--past", "--json"], args].concat());
+    out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+}
+
+fn words(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|e| e["what"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_happened_to_an_app_is_told_in_its_order() {
+    let mut device = Device::new();
+    device.deploy(&manifest("web", with(shell("sleep 0.2; exit 3"), json!({"restart": {"policy": "on-failure", "delay": "50ms"}}))));
+    harness::eventually("it ended twice", || {
+        (words(&past(&device, &["web"])).iter().filter(|w| **w == "exited").count() >= 2).then_some(())
+    });
+    let events = past(&device, &["web"]);
+    let containers: Vec<_> = events.iter().filter(|e| !e["container"].is_null()).cloned().collect();
+    assert_eq!(words(&containers)[..6], ["image", "started", "exited", "restarting", "started", "exited"], "{events:?}");
+    assert_eq!((&containers[2]["ended"], &containers[3]["detail"]), (&json!({"code": 3}), &json!("in 50ms")));
+    let steps: Vec<_> = events.iter().filter(|e| e["what"] == "app").map(|e| e["detail"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["received", "accepted", "fetching", "staged", "starting", "running"]);
+    let numbers: Vec<_> = past(&device, &[]).iter().map(|e| e["number"].as_u64().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "{numbers:?}");
+    assert!(words(&past(&device, &[])).contains(&"link") && past(&device, &["nobody"]).is_empty());
+    assert!(past(&device, &["--since", "1ms", "nobody"]).is_empty());
+    let text = device.ok(&["events", "--past", "web"]);
+    assert!(text.lines().any(|l| l.contains(" ago") && l.contains("web/main") && l.ends_with("code 3")), "{text}");
+    device.applied(&manifest("calm", sleeper()));
+    device.end(Signal::SIGTERM);
+    device.start();
+    let events = past(&device, &[]);
+    assert!(words(&events).contains(&"keeper") && words(&past(&device, &["calm"])).contains(&"adopted"), "{events:?}");
+    for wrong in [&["events", "--since", "soon"][..], &["events", "a/b"], &["events", "a", "b"]] {
+        assert_eq!(device.fails(wrong).0, 64, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_kill_for_lack_of_memory_and_the_loss_of_the_link_are_events() {
+    let mut device = Device::new();
+    let greedy = json!({"resources": {"memory": {"max": "16M", "swap": 0}}, "restart": {"policy": "no"}});
+    device.applied(&manifest("web", with(shell("sleep 0.3; x=$(yes | head -c 100000000); echo $x | wc -c; exit 9"), greedy)));
+    harness::eventually("the kill is told", || words(&past(&device, &["web"])).contains(&"oom").then_some(()));
+    device.broker.down();
+    let down = || past(&device, &[]).into_iter().find(|e| e["what"] == "link" && e["detail"].as_str().unwrap().starts_with("down"));
+    harness::eventually("the loss of the link is told", down);
+}
+
+#[test]
+fn events_are_followed_as_they_happen_also_after_a_pause_and_those_of_others_are_no_loss() {
+    use std::io::{BufRead, BufReader};
+    let device = Device::new();
+    let mut follower = device.command(&["events", "--json", "web"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    // What came before is there, too.
+    device.applied(&manifest("web", sleeper()));
+    let started = |l: &String| l.contains("\"started\"");
+    assert!(lines.by_ref().map(Result::unwrap).any(|l| started(&l)));
+    // More of another app than keeper's memory holds, while it takes nothing.
+    kill(follower.id() as i32, Signal::SIGSTOP);
+    let noisy = json!({"restart": {"policy": "always", "delay": "10ms", "max_delay": "10ms"}});
+    device.applied(&manifest("noise", with(shell("exit 1"), noisy)));
+    let newest = || past(&device, &[]).last().unwrap()["number"].as_u64().unwrap();
+    let from = newest();
+    harness::eventually("many events", || (newest() > from + 300).then_some(()));
+    kill(follower.id() as i32, Signal::SIGCONT);
+    device.ok(&["stop", "web"]);
+    let rest: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|l| !l.contains("\"exited\"")).collect();
+    assert!(rest.iter().any(|l| l.contains("\"stopping\"")), "{rest:?}");
+    kill(follower.id() as i32, Signal::SIGTERM);
+    follower.wait().unwrap();
+}

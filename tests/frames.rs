@@ -16,8 +16,8 @@ use wherry::image::store as image_store;
 use wherry::image::{Config, Digest, Record as ImageRecord, Reference, Source};
 use wherry::ipc::{
     Ack, AgentSettings, AppRow, Broker, ContainerRow, DeviceSample, Download, ExecArgs, ExecJob, Failure, FromAgent, FromLaunch, FromStage,
-    Link, LinkState, LogChunk, MAX_FRAME, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent,
-    ToLaunch, ToStage, Topic, decode, encode,
+    Happening, Link, LinkState, LogChunk, MAX_FRAME, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow, StatusReport,
+    ToAgent, ToLaunch, ToStage, Topic, What, decode, encode,
 };
 use wherry::keeper::desired::{Entry, Version};
 use wherry::keeper::lifecycle::{Event, Life, Rules};
@@ -152,6 +152,11 @@ fn ack() -> Ack {
     let (seq, sha256) = (Some(1_763_909_000_123), digest("document"));
     let (rolled_back_to, progress) = (Some((Some(7), digest("older"))), Some(Download { bytes: 5, total: Some(9) }));
     Ack { app: name("web"), seq, sha256, attempt: 2, state: State::Failed, refusals, rolled_back_to, progress }
+}
+
+fn happening() -> Happening {
+    let (app, container, ended) = (Some(name("web")), Some(name("main")), Some(Ended::Code(3)));
+    Happening { number: 7, at_ms: 60_000, app, container, ended, ..Happening::new(What::Exited, "code 3".into()) }
 }
 
 fn app_row() -> AppRow {
@@ -380,6 +385,7 @@ fn requests_of_the_command_line_keep_their_bytes() {
             Request::Wait(scope()),
             Request::Upgrade,
             Request::Info { app: name("web") },
+            Request::Events { app: Some(name("web")), since_ms: 5000, follow: true },
         ],
     );
 }
@@ -402,6 +408,7 @@ fn replies_to_the_command_line_keep_their_bytes() {
             Reply::Stats { device, rows: vec![row] },
             Reply::Status(status()),
             Reply::Text("{}".into()),
+            Reply::Events { rows: vec![happening()], lost: 3 },
         ],
     );
 }

@@ -21,6 +21,12 @@ impl Group {
         r.psi();
         r.sample
     }
+
+    /// Processes killed for lack of memory alone.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let (version, dir) = self.home("memory", "memory")?;
+        Reading { group: self, buffer: Buffer::default(), sample: Sample::default() }.oom_kills(version, &dir)
+    }
 }
 
 struct Reading<'a> {
@@ -95,17 +101,17 @@ impl Reading<'_> {
         if self.sample.memory_peak.is_none() {
             self.absent("memory.peak", "Linux before 5.19");
         }
-        self.sample.memory_oom_kill = match version {
-            Version::One => self.oom_kills(&dir),
-            Version::Two => self.get(&dir, "memory.events", |t| parse::field(t, "oom_kill")),
-        };
+        self.sample.memory_oom_kill = self.oom_kills(version, &dir);
         if self.sample.memory_oom_kill.is_none() {
             self.absent("memory.oom_kill", "Linux before 4.13");
         }
     }
 
     /// v1 counts a kill only in the group where it happened.
-    fn oom_kills(&mut self, dir: &Path) -> Option<u64> {
+    fn oom_kills(&mut self, version: Version, dir: &Path) -> Option<u64> {
+        if version == Version::Two {
+            return self.get(dir, "memory.events", |t| parse::field(t, "oom_kill"));
+        }
         let counts = tree(dir).into_iter().filter_map(|g| self.get(&g, "memory.oom_control", |t| parse::field(t, "oom_kill")));
         counts.reduce(u64::saturating_add)
     }

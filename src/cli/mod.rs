@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod control;
 mod document;
+mod events;
 mod exec;
 mod help;
 mod image;

@@ -1,7 +1,7 @@
 //! The table of commands. The parser, the help, the manual and the completions all read this one.
 
 use super::args::Call;
-use super::{apply, check, control, exec, help, list, logs, run, stats, status, validate};
+use super::{apply, check, control, events, exec, help, list, logs, run, stats, status, validate};
 use crate::exit::Error;
 
 /// One command.
@@ -211,6 +211,24 @@ UTF-8 become U+FFFD) and lost.",
         min: 1,
         max: 1,
         run: Some(logs::logs),
+        ..PLAIN
+    },
+    Verb {
+        name: "events",
+        synopsis: "[--past] [--since TIME] [APP]",
+        line: "show what happens: starts, ends, restarts, deployments, the link",
+        text: "\
+Shows the last events that keeper has in memory, then each one as it happens, until interrupted. Events before keeper's start
+are not known. Who reads too slowly is told how many were lost. With APP, only what happens to that app and its containers.
+With --json, each event is one JSON document on its own line: what is keeper, link, agent, app, image, adopted, started,
+stopping, exited, restarting, failed, or oom (the kernel killed a process for lack of memory); ended says how.",
+        options: &[
+            flag(None, "past", "only what has happened: do not wait for more"),
+            value(None, "since", "TIME", "only what is not older, such as 10m"),
+        ],
+        examples: &[("wherry events", "as it happens"), ("wherry events --past --since 1h web", "what happened to an app lately")],
+        max: 1,
+        run: Some(events::events),
         ..PLAIN
     },
     Verb {

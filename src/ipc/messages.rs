@@ -252,6 +252,15 @@ pub enum Request {
         /// Which.
         app: Name,
     },
+    /// What happened, and with `follow` what happens. Answers: `Events` …, `Done`.
+    Events {
+        /// Only of this app.
+        app: Option<Name>,
+        /// Only what is not older (milliseconds since boot).
+        since_ms: u64,
+        /// Stay.
+        follow: bool,
+    },
 }
 
 /// An app, or one container of it.
@@ -317,6 +326,76 @@ pub enum Reply {
     Status(StatusReport),
     /// A JSON document.
     Text(String),
+    /// Things that happened.
+    Events {
+        /// In their order.
+        rows: Vec<Happening>,
+        /// How many before these were lost.
+        lost: u64,
+    },
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happening {
+    /// Counted from keeper's start.
+    pub number: u64,
+    /// Milliseconds since boot.
+    pub at_ms: u64,
+    /// To which app, if it is one's.
+    pub app: Option<Name>,
+    /// To which of its containers.
+    pub container: Option<Name>,
+    /// What.
+    pub what: What,
+    /// How it ended, of [`What::Exited`], if somebody saw it.
+    pub ended: Option<Ended>,
+    /// More for people; may be empty.
+    pub detail: String,
+}
+
+impl Happening {
+    /// One that is nobody's, now.
+    pub fn new(what: What, detail: String) -> Self {
+        Self { number: 0, at_ms: 0, app: None, container: None, what, ended: None, detail }
+    }
+}
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// Keeper started.
+    Keeper,
+    /// The link to the broker is up, or no longer.
+    Link,
+    /// The agent ended.
+    Agent,
+    /// A document of an app came to a state.
+    App,
+    /// An image is in the store, or cannot be.
+    Image,
+    /// A container was found running by a new keeper.
+    Adopted,
+    /// A container's program was started.
+    Started,
+    /// A container is asked to stop.
+    Stopping,
+    /// A container ended.
+    Exited,
+    /// A container is started again after a delay.
+    Restarting,
+    /// A container could not be started.
+    Failed,
+    /// The kernel killed a process of a container for lack of memory.
+    Oom,
+}
+
+impl std::fmt::Display for What {
+    /// The word of `--json`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Why a request failed: the sentence for the person, the reason for the program.

@@ -6,6 +6,6 @@ mod messages;
 pub use frame::{Conn, FrameError, MAX_FRAME, VERSION, decode, encode};
 pub use messages::{
     Ack, AgentSettings, AppRow, Broker, ContainerRow, DeviceSample, Download, ExecArgs, ExecJob, Failure, FromAgent, FromLaunch, FromStage,
-    Link, LinkState, LogChunk, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent, ToLaunch,
-    ToStage, Topic,
+    Happening, Link, LinkState, LogChunk, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent,
+    ToLaunch, ToStage, Topic, What,
 };

@@ -1,5 +1,6 @@
 //! The one recovery path: start, upgrade, panic and kill -9 all come here. What runs is found by its record, never by guessing.
 
+use crate::ipc::What;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::lifecycle::Event;
@@ -44,6 +45,7 @@ fn take_over(ctx: &mut Context, key: Key, record: Record, now: Duration) -> io::
     let mut live = Live::adopt(ctx, key, record, running.map(|fd| (pid, fd)))?;
     if alive {
         log::info!("adopted {} (pid {pid})", live.key);
+        ctx.happened_to(&live.key, What::Adopted, None, format!("pid {pid}"));
         // Keeper may have died between exec and its note of it.
         live.event(ctx, Event::Started, now);
     } else {

@@ -3,11 +3,13 @@
 use crate::config::{self, Tls};
 use crate::image::Digest;
 use crate::ipc;
-use crate::ipc::{AgentSettings, Conn, Failure, FromAgent, FromStage, Link, LinkState, StageJob, ToAgent, ToStage, encode};
+use crate::ipc::{
+    AgentSettings, Conn, Failure, FromAgent, FromStage, Happening, Link, LinkState, StageJob, ToAgent, ToStage, What, encode,
+};
 use crate::keeper::Keeper;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
-use crate::keeper::poll::{Source, Token};
+use crate::keeper::poll::{Key, Source, Token};
 use crate::manifest::{Container, Name};
 use crate::protocol::Reason;
 use crate::sys::fd::set_nonblocking;
@@ -98,6 +100,7 @@ impl Agent {
             self.streak = 0;
         }
         log::warn!("the agent (pid {}) ended", running.child.pid);
+        ctx.happened(Happening::new(What::Agent, format!("pid {} ended", running.child.pid)));
         ctx.reap_later(running.child);
         self.queue.clear();
         self.link = Link { state: LinkState::Down, conn: self.link.conn, error: self.link.error.take(), ..Link::default() };
@@ -322,6 +325,8 @@ impl Keeper {
         let result = stage.result.unwrap_or_else(|| Err(died()));
         self.ctx.reap_later(stage.child);
         if let Some((app, container)) = &stage.of {
+            let detail = result.as_ref().map_or_else(|f| f.message.clone(), |digest| format!("{digest} is there"));
+            self.ctx.happened_to(&Key { app: app.clone(), container: container.clone() }, What::Image, None, detail);
             self.staged(app, container, result);
         }
         // What was removed may have made room.

@@ -1,7 +1,7 @@
 //! Connections of the command line: one request at a time each, answered by events, never waited for.
 
 use crate::image::Digest;
-use crate::ipc::{Ack, Conn, ExecJob, Failure, FromLaunch, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode};
+use crate::ipc::{Ack, Conn, ExecJob, Failure, FromLaunch, Happening, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::lifecycle::Event;
@@ -21,6 +21,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub const MAX_CLIENTS: usize = 64;
 /// Replies that may wait for one connection; one that takes none is cut off.
 const QUEUE: usize = 512;
+/// Events in one frame.
+const EVENTS: usize = 32;
 /// Bytes of output in one frame.
 const LOG_CHUNK: usize = 32 * 1024;
 
@@ -49,6 +51,8 @@ enum Op {
     Ended(Scope),
     /// Output from a position on.
     Logs { of: Scope, position: u64, follow: bool },
+    /// Events from a number on.
+    Events { app: Option<Name>, next: u64, follow: bool },
     /// A program in a container.
     Exec(Box<Exec>),
 }
@@ -114,6 +118,7 @@ impl Keeper {
         if writable {
             self.flush_client(id);
             self.pump_logs(id);
+            self.pump_events(id);
         }
         if !readable {
             return;
@@ -244,6 +249,11 @@ impl Keeper {
             Request::Restart(scope) => self.by_hand(id, scope, Hand::Restart),
             Request::Wait(scope) => self.await_end(id, scope),
             Request::Logs { of, follow, tail } => self.logs(id, of, follow, tail),
+            Request::Events { app, since_ms, follow } => {
+                let next = self.ctx.events.since(since_ms);
+                self.set_op(id, Op::Events { app, next, follow });
+                self.pump_events(id);
+            }
             Request::Exec(args) => self.exec(id, args, fds),
             Request::Upgrade => {
                 self.reply(id, &Reply::Done);
@@ -476,6 +486,38 @@ impl Keeper {
                     self.set_op(id, Op::Idle);
                     return self.reply(id, &Reply::Done);
                 }
+            }
+        }
+    }
+
+    // ---- events ----
+
+    /// Events go on to everybody who follows.
+    pub fn pump_all_events(&mut self) {
+        let end = self.ctx.events.end();
+        let behind = |c: &&Client| matches!(c.op, Op::Events { next, .. } if next < end);
+        let ids: Vec<u64> = self.clients.iter().filter(behind).map(|c| c.id).collect();
+        for id in ids {
+            self.pump_events(id);
+        }
+    }
+
+    /// Sends events while the connection takes them; the ring holds what it does not.
+    fn pump_events(&mut self, id: u64) {
+        loop {
+            let Some(client) = self.clients.iter_mut().find(|c| c.id == id && c.queue.is_empty()) else { return };
+            let Op::Events { app, next, follow } = &mut client.op else { return };
+            let (rows, end, lost) = self.ctx.events.read(*next, EVENTS);
+            let rows: Vec<Happening> = rows.filter(|e| app.is_none() || e.app == *app).cloned().collect();
+            let over = end == *next && lost == 0;
+            *next = end;
+            if !rows.is_empty() || lost > 0 {
+                self.reply(id, &Reply::Events { rows, lost });
+            } else if over && *follow {
+                return;
+            } else if over {
+                self.set_op(id, Op::Idle);
+                return self.reply(id, &Reply::Done);
             }
         }
     }

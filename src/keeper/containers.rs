@@ -3,13 +3,14 @@
 use crate::cgroup::Group;
 use crate::container::{Wiring, exit_record};
 use crate::image::Digest;
-use crate::ipc::{Conn, ContainerRow, Failure, FromLaunch, ToLaunch};
+use crate::ipc::{Conn, ContainerRow, Failure, FromLaunch, ToLaunch, What};
 use crate::keeper::context::Context;
 use crate::keeper::lifecycle::{Action, Event, Life};
 use crate::keeper::plan::Ready;
 use crate::keeper::poll::{Key, Source, Token};
 use crate::keeper::ring::Ring;
 use crate::keeper::runtime::{Phase, Record, start_time};
+use crate::manifest::units::show_millis;
 use crate::protocol::{ContainerState, Reason};
 use crate::sys::process::{self, Child, Ended};
 use crate::sys::signal::pidfd_send;
@@ -82,6 +83,8 @@ pub struct Live {
     unclean: bool,
     /// A launch waits for the cgroup to go.
     relaunch: Option<Duration>,
+    /// Processes of this run that the kernel killed for lack of memory, as far as told.
+    oom_kills: u64,
 }
 
 impl Live {
@@ -106,6 +109,7 @@ impl Live {
             output: None,
             unclean: true,
             relaunch: None,
+            oom_kills: 0,
         }
     }
 
@@ -174,11 +178,43 @@ impl Live {
             self.relaunch = None;
             return self.event(ctx, Event::StartFailed { retry: false }, now);
         }
+        self.tell(ctx, event, before, now);
         if before != self.life.state {
             ctx.dirty = true;
             self.begun |= self.life.state == ContainerState::Running;
             self.record(ctx);
         }
+    }
+
+    /// What of it is worth an event.
+    fn tell(&self, ctx: &mut Context, event: Event, before: ContainerState, now: Duration) {
+        if let Event::Ended(how) = event {
+            ctx.happened_to(&self.key, What::Exited, how, how.map_or_else(|| "nobody saw how".to_owned(), |h| h.to_string()));
+        }
+        let why = self.failure.as_ref().map_or_else(String::new, |f| f.message.clone());
+        let (what, detail) = match self.life.state {
+            now if now == before => return,
+            ContainerState::Running => (What::Started, self.pid().map_or_else(String::new, |pid| format!("pid {pid}"))),
+            ContainerState::Stopping => (What::Stopping, String::new()),
+            ContainerState::Failed => (What::Failed, why),
+            ContainerState::Restarting => {
+                let delay = self.life.due().unwrap_or(now).saturating_sub(now);
+                let why = if why.is_empty() { why } else { format!(": {why}") };
+                let delay = show_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+                (What::Restarting, format!("in {delay}{why}"))
+            }
+            _ => return,
+        };
+        ctx.happened_to(&self.key, what, None, detail);
+    }
+
+    /// Tells of processes that the kernel killed since it was asked last.
+    pub fn look_for_oom(&mut self, ctx: &mut Context) {
+        let Some(kills) = self.group(ctx).oom_kills() else { return };
+        if kills > self.oom_kills {
+            ctx.happened_to(&self.key, What::Oom, None, format!("{} killed for lack of memory", kills - self.oom_kills));
+        }
+        self.oom_kills = kills;
     }
 
     /// Time passed.
@@ -370,6 +406,8 @@ impl Live {
         let Some(process) = self.process.take() else { return };
         ctx.poll.remove(&process.pidfd, process.token);
         let how = self.how_ended(ctx, process.pid);
+        self.look_for_oom(ctx);
+        self.oom_kills = 0;
         self.drain();
         if let Some(output) = self.output.take() {
             ctx.poll.remove(&output.fifo, output.token);

@@ -3,9 +3,11 @@
 use crate::cgroup::Layout;
 use crate::config::Settings;
 use crate::image::store::Store as Images;
+use crate::ipc::{Happening, What};
+use crate::keeper::events::Events;
 use crate::keeper::poll::{Key, Poll};
 use crate::keeper::runtime::Runtime;
-use crate::sys::process::{self, Child, Spawn};
+use crate::sys::process::{self, Child, Ended, Spawn};
 use crate::sys::signal::pidfd_send;
 use std::ffi::CString;
 use std::io;
@@ -35,6 +37,8 @@ pub struct Context {
     pub dirty: bool,
     /// A launch died before it could name the process it had cloned.
     pub strays: bool,
+    /// The last events.
+    pub events: Events,
     /// Ended children that could not be waited for at once.
     dead: Vec<Child>,
 }
@@ -64,8 +68,21 @@ impl Context {
             boot,
             dirty: true,
             strays: false,
+            events: Events::default(),
             dead: Vec::new(),
         })
+    }
+
+    /// Keeps an event, for whoever asks.
+    pub fn happened(&mut self, event: Happening) {
+        let at_ms = u64::try_from(crate::sys::time::boottime().as_millis()).unwrap_or(u64::MAX);
+        self.events.push(Happening { at_ms, ..event });
+    }
+
+    /// The same for a container.
+    pub fn happened_to(&mut self, key: &Key, what: What, ended: Option<Ended>, detail: String) {
+        let (app, container) = (Some(key.app.clone()), Some(key.container.clone()));
+        self.happened(Happening { app, container, ended, ..Happening::new(what, detail) });
     }
 
     /// Path of a container's group below each hierarchy.

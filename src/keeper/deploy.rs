@@ -683,10 +683,14 @@ fn make_ready(container: Container, image: &crate::image::Record, network: bool)
 
 /// Messages go on record; a record has a written maximum.
 fn bounded(mut message: String) -> String {
-    const MAX: usize = 1024;
-    if message.len() > MAX {
-        let end = (0..=MAX).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
-        message.truncate(end);
-    }
+    shorten(&mut message, 1024);
     message
+}
+
+/// Cuts off what is beyond `max` bytes.
+pub fn shorten(text: &mut String, max: usize) {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+    }
 }

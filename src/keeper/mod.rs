@@ -3,7 +3,7 @@
 //! | room | what it decides or does |
 //! |---|---|
 //! | `requests` | THE table: who may ask what, when, why it is safe |
-//! | `desired` `plan` `lifecycle` `policy` `ring` | pure decisions: documents, versions, container life, what may be asked, output |
+//! | `desired` `plan` `lifecycle` `policy` `ring` `events` | pure decisions: documents, versions, container life, what may be asked, output |
 //! | `deploy` | from a document to running containers |
 //! | `containers` | one live container |
 //! | `clients` `children` | the command line's connections; the agent and stage |
@@ -17,6 +17,7 @@ mod containers;
 mod context;
 mod deploy;
 pub mod desired;
+mod events;
 pub mod lifecycle;
 pub mod plan;
 mod policy;
@@ -32,7 +33,7 @@ mod wire;
 
 pub use start::main;
 
-use crate::ipc::{FromAgent, LinkState, Origin};
+use crate::ipc::{FromAgent, Happening, LinkState, Origin, What};
 use crate::keeper::children::{Agent, Stage};
 use crate::keeper::clients::Client;
 use crate::keeper::containers::Live;
@@ -145,6 +146,7 @@ impl Keeper {
                 }
             }
             self.on_time();
+            self.pump_all_events();
             if self.upgrade {
                 return Ok(End::Upgrade);
             }
@@ -310,6 +312,12 @@ impl Keeper {
 
     fn on_link(&mut self, link: crate::ipc::Link) {
         let known = &self.agent.link;
+        if (link.state == LinkState::Online) != (known.state == LinkState::Online) {
+            let up = link.state == LinkState::Online;
+            let why = link.error.as_deref().filter(|_| !up).map_or(String::new(), |e| format!(": {e}"));
+            let detail = if up { format!("up, {}", link.broker) } else { format!("down, {}{why}", link.broker) };
+            self.ctx.happened(Happening::new(What::Link, detail));
+        }
         let online = link.state == LinkState::Online && (known.state, known.conn) != (LinkState::Online, link.conn);
         if link.conn != self.agent.link.conn
             && let Err(e) = self.ctx.runtime.set_number("conn", link.conn)

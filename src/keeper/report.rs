@@ -1,6 +1,6 @@
 //! What keeper tells of itself: rows for the command line, payloads for the broker.
 
-use crate::ipc::{Ack, AppRow, DeviceSample, Origin, Publication, Reply, StatsRow, StatusReport, ToAgent, Topic};
+use crate::ipc::{Ack, AppRow, DeviceSample, Happening, Origin, Publication, Reply, StatsRow, StatusReport, ToAgent, Topic, What};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::desired;
@@ -116,6 +116,11 @@ impl Keeper {
         let why = ack.refusals.first().map(|r| format!(": {}", r.message)).unwrap_or_default();
         log::info!("{}: {}{why}", ack.app, ack.state);
         self.ctx.dirty = true;
+        // Progress of one state is no event.
+        if ack.progress.is_none() {
+            let app = Some(ack.app.clone());
+            self.ctx.happened(Happening { app, ..Happening::new(What::App, format!("{}{why}", ack.state)) });
+        }
         if *origin != Origin::Local {
             self.publish(Topic::Ack(ack.app.clone()), super::wire::ack(self, origin, &ack));
         }

@@ -79,6 +79,7 @@ pub const TABLE: &[Row] = &[
     row("wait", LOCAL, When::Any, "waits; ends with the connection"),
     row("upgrade", ROOT, When::Any, "execs the program on disk, which only root can have put there"),
     row("info", LOCAL, When::Any, "reads; environment variables of containers are in it, hence not for everybody"),
+    row("events", LOCAL, When::Any, "reads; bounded by the ring"),
 ];
 
 /// Name of a local request in the table.
@@ -98,6 +99,7 @@ pub fn of_request(request: &Request) -> &'static str {
         Request::Wait(_) => "wait",
         Request::Upgrade => "upgrade",
         Request::Info { .. } => "info",
+        Request::Events { .. } => "events",
     }
 }
 

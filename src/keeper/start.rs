@@ -4,6 +4,7 @@ use crate::cgroup::Layout;
 use crate::config::{self, Settings};
 use crate::exit::{Code, Error};
 use crate::image::store::Store as Images;
+use crate::ipc::{Happening, What};
 use crate::keeper::adopt::{adopt, end_old_roles};
 use crate::keeper::children::Agent;
 use crate::keeper::containers::Live;
@@ -268,6 +269,8 @@ impl Keeper {
         }
         self.stats_due = now + Duration::from_secs(self.ctx.settings.interval_s.into());
         self.agent.start(&mut self.ctx, now);
+        let up = format!("{}, start {}", super::report::VERSION, self.ctx.boot);
+        self.ctx.happened(Happening::new(What::Keeper, up));
         log::info!("keeper {} of device {} is up, start {}", super::report::VERSION, self.device, self.ctx.boot);
     }
 

@@ -87,6 +87,8 @@ impl Keeper {
 
     /// One round of statistics.
     pub fn publish_stats(&mut self) {
+        let Self { ctx, apps, .. } = self;
+        apps.iter_mut().flat_map(|a| &mut a.live).filter(|l| l.pid().is_some()).for_each(|l| l.look_for_oom(ctx));
         let (device, rows) = report::stats(self);
         for message in wire::stats(self.ctx.boot, self.ctx.settings.interval_s, &device, &rows) {
             self.publish(Topic::Stats, message);

@@ -219,6 +219,15 @@ pub enum Ended {
     Signal(u8),
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(n) => write!(f, "code {n}"),
+            Self::Signal(n) => write!(f, "signal {n}"),
+        }
+    }
+}
+
 /// Waits for child `pid`, also one that sends no SIGCHLD because it was cloned with exit signal 0.
 pub fn reap(pid: i32) -> io::Result<Ended> {
     wait(pid, libc::__WALL).map(|e| e.expect("a blocking wait has an answer"))
