@@ -56,6 +56,7 @@ pub mod allowed;
 pub mod secrets;
 pub mod cgroup;
 pub mod confine;
+pub mod copy;
 pub mod device;
 pub mod image;
 pub mod ipc;

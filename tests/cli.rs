@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const VERBS: &[&str] = &[
-    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "stats", "status", "check", "validate",
+    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "cp", "stats", "status", "check", "validate",
     "schema", "version", "upgrade", "keeper", "help",
 ];
 

@@ -200,3 +200,115 @@ fn events_are_followed_as_they_happen_also_after_a_pause_and_those_of_others_are
     kill(follower.id() as i32, Signal::SIGTERM);
     follower.wait().unwrap();
 }
+
+// ---- copies ----
+
+/// A device with a running container, and an empty directory to copy to.
+fn copying(extra: Value) -> (Device, String) {
+    let device = Device::new();
+    let script = "mkdir -p /data/sub; echo one > /data/a; echo two > /data/sub/b; ln -s a /data/l; chmod 4755 /data/a; exec sleep 100000";
+    device.applied(&manifest("web", with(shell(script), extra)));
+    harness::eventually("the files are there", || (device.wherry(&["exec", "web", "cat", "/data/sub/b"]).code == 0).then_some(()));
+    let dir = device.dir.join("copies");
+    fs::create_dir(&dir).unwrap();
+    let dir = dir.to_str().unwrap().to_owned();
+    (device, dir)
+}
+
+#[test]
+fn files_and_trees_are_copied_out_and_in() {
+    let (device, dir) = copying(json!({"user": "app", "mounts": [{"type": "tmpfs", "target": "/data"}]}));
+    let read = |path: &str| fs::read_to_string(format!("{dir}/{path}")).unwrap_or_else(|e| panic!("{path}: {e}"));
+    device.ok(&["cp", "web:/data", &dir]);
+    assert_eq!((read("data/a"), read("data/sub/b")), ("one\n".into(), "two\n".into()));
+    assert_eq!(fs::read_link(format!("{dir}/data/l")).unwrap().to_str(), Some("a"));
+    assert_eq!(fs::metadata(format!("{dir}/data/a")).unwrap().permissions().mode() & 0o7777, 0o755, "no set-user-id bit comes out");
+    device.ok(&["cp", "web/main:/data/.", &format!("{dir}/new")]);
+    device.ok(&["cp", "web:/data/sub/b", &format!("{dir}/b2")]);
+    device.ok(&["cp", "web:/proc/1/comm", &dir]);
+    assert_eq!((read("new/sub/b"), read("b2"), read("comm")), ("two\n".into(), "two\n".into(), "wherry-init\n".into()));
+    let archive = device.command(&["cp", "web:/data", "-"]).output().unwrap();
+    fs::write(format!("{dir}/x.tar"), &archive.stdout).unwrap();
+    let listed = std::process::Command::new("tar").args(["-tf", &format!("{dir}/x.tar")]).output().unwrap();
+    let mut names: Vec<&str> = std::str::from_utf8(&listed.stdout).unwrap().lines().map(|l| l.trim_end_matches('/')).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["data", "data/a", "data/l", "data/sub", "data/sub/b"]);
+    // Into it: as the container's root, whoever its program is.
+    fs::write(format!("{dir}/data/own"), "own\n").unwrap();
+    device.ok(&["cp", &format!("{dir}/data"), "web:/tmp"]);
+    device.ok(&["cp", &format!("{dir}/data/own"), "web:/tmp/renamed"]);
+    device.ok(&["cp", &format!("{dir}/data/sub/."), "web:/tmp/data"]);
+    assert_eq!(device.exec("web", &["cat", "/tmp/data/own", "/tmp/renamed", "/tmp/data/b", "/tmp/data/l"]), "own\nown\ntwo\none");
+    assert_eq!(device.exec("web", &["sh", "-c", "ls -ln /tmp/renamed | tr -s ' ' | cut -d' ' -f3,4"]), "0 0");
+    std::os::unix::fs::chown(format!("{dir}/b2"), Some(1234), Some(1235)).unwrap();
+    device.ok(&["cp", "-a", &format!("{dir}/b2"), "web:/tmp"]);
+    assert_eq!(device.exec("web", &["sh", "-c", "ls -ln /tmp/b2 | tr -s ' ' | cut -d' ' -f3,4"]), "1234 1235");
+    let tar = fs::File::open(format!("{dir}/x.tar")).unwrap();
+    let in_by_pipe = device.command(&["cp", "-", "web:/work"]).stdin(tar).output().unwrap();
+    assert!(in_by_pipe.status.success(), "{in_by_pipe:?}");
+    assert_eq!(device.exec("web", &["cat", "/work/data/sub/b"]), "two");
+    let large = vec![7u8; 3 << 20];
+    fs::write(format!("{dir}/large"), &large).unwrap();
+    device.ok(&["cp", &format!("{dir}/large"), "web:/tmp"]);
+    device.ok(&["cp", "web:/tmp/large", &format!("{dir}/back")]);
+    assert_eq!(fs::read(format!("{dir}/back")).unwrap(), large);
+}
+
+#[test]
+fn a_copy_that_cannot_be_is_refused_and_leaves_nothing() {
+    let (device, dir) = copying(json!({"mounts": [{"type": "tmpfs", "target": "/data"}], "rootfs": {"readonly": true}}));
+    fs::write(format!("{dir}/file"), "x").unwrap();
+    let file = format!("{dir}/file");
+    let inside = |name: &str| format!("{dir}/{name}");
+    for (args, code, why) in [
+        (vec!["web:/data/none", &dir], 1, "No such file or directory"),
+        (vec!["web:/data", &file], 1, "cannot take the place of a file"),
+        (vec!["web:/data/a", &inside("none/")], 1, "no such directory"),
+        (vec!["web:/data/a", &inside("none/deep")], 1, "No such file or directory"),
+        (vec![&inside("none"), "web:/data"], 1, "No such file or directory"),
+        (vec![&file, "web:/etc"], 1, "Read-only file system"),
+        (vec![&file, "web:/none/deep"], 1, "No such file or directory"),
+        (vec!["web:/dev/null", &dir], 1, "neither a file"),
+        (vec!["nobody:/etc", &dir], 65, "there is no app nobody"),
+        (vec!["web/other:/etc", &dir], 65, "there is no container web/other"),
+        (vec!["web:/a", "web:/b"], 64, "between a container and this device"),
+        (vec![&file, &dir], 64, "between a container and this device"),
+        (vec!["web:data", &dir], 64, "must be absolute"),
+        (vec!["web:/data/..", &dir], 64, "must not end in"),
+    ] {
+        let (got, error) = device.fails(&[&["cp"][..], &args].concat());
+        assert!(got == code && error.contains(why), "{args:?}: {got} {error}");
+    }
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    device.ok(&["cp", "web:/etc/passwd", &dir]);
+    let broken = device.command(&["cp", "-", "web:/data"]).stdin(fs::File::open(&file).unwrap()).output().unwrap();
+    assert!(broken.status.code() == Some(1) && String::from_utf8_lossy(&broken.stderr).contains("archive"), "{broken:?}");
+    device.ok(&["stop", "web"]);
+    let (code, error) = device.fails(&["cp", "web:/data", &dir]);
+    assert!(code == 1 && error.contains("it is not running"), "{error}");
+}
+
+#[test]
+fn a_link_that_the_container_exchanges_during_a_copy_leads_nowhere_but_into_the_container() {
+    let swap = "mkdir /decoy /decoy/etc; echo decoy > /decoy/etc/canary; while true; do ln -sfn / /swap; ln -sfn /decoy /swap; done";
+    let device = Device::new();
+    let unique = format!("wherry-canary-{}", std::process::id());
+    let host = std::path::Path::new("/tmp").join(&unique);
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("canary"), CANARY).unwrap();
+    device.applied(&manifest("web", shell(&swap.replace("/etc", &format!("/{unique}")).replace("mkdir", "mkdir -p"))));
+    harness::eventually("the link is there", || (device.wherry(&["exec", "web", "ls", "/swap"]).code == 0).then_some(()));
+    let dir = device.dir.join("copies");
+    fs::create_dir(&dir).unwrap();
+    for i in 0..30 {
+        let to = dir.join(i.to_string());
+        let _ = device.wherry(&["cp", &format!("web:/swap/tmp/{unique}/canary"), to.to_str().unwrap()]);
+        let _ = device.wherry(&["cp", &format!("web:/swap/{unique}"), to.to_str().unwrap()]);
+        device.wherry(&["cp", "/etc/hostname", &format!("web:/swap/tmp/{unique}")]);
+    }
+    let found = std::process::Command::new("grep").args(["-rl", CANARY]).arg(&dir).output().unwrap();
+    let names: Vec<_> = fs::read_dir(&host).unwrap().map(|e| e.unwrap().file_name()).collect();
+    fs::remove_dir_all(&host).unwrap();
+    assert!(found.stdout.is_empty(), "a file of the device came out");
+    assert_eq!(names, ["canary"], "a file went to the device");
+}

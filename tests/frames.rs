@@ -15,9 +15,9 @@ use wherry::container::{Spec, Wiring};
 use wherry::image::store as image_store;
 use wherry::image::{Config, Digest, Record as ImageRecord, Reference, Source};
 use wherry::ipc::{
-    Ack, AgentSettings, AppRow, Broker, ContainerRow, DeviceSample, Download, ExecArgs, ExecJob, Failure, FromAgent, FromLaunch, FromStage,
-    Happening, Link, LinkState, LogChunk, MAX_FRAME, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow, StatusReport,
-    ToAgent, ToLaunch, ToStage, Topic, What, decode, encode,
+    Ack, AgentSettings, AppRow, Broker, ContainerRow, Copying, DeviceSample, Download, ExecArgs, ExecJob, Failure, FromAgent, FromLaunch,
+    FromStage, Happening, Link, LinkState, LogChunk, MAX_FRAME, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow,
+    StatusReport, ToAgent, ToLaunch, ToStage, Topic, Way, What, decode, encode,
 };
 use wherry::keeper::desired::{Entry, Version};
 use wherry::keeper::lifecycle::{Event, Life, Rules};
@@ -152,6 +152,10 @@ fn ack() -> Ack {
     let (seq, sha256) = (Some(1_763_909_000_123), digest("document"));
     let (rolled_back_to, progress) = (Some((Some(7), digest("older"))), Some(Download { bytes: 5, total: Some(9) }));
     Ack { app: name("web"), seq, sha256, attempt: 2, state: State::Failed, refusals, rolled_back_to, progress }
+}
+
+fn copying() -> Copying {
+    Copying { path: "/data".into(), way: Way::In { merge: true, owners: false } }
 }
 
 fn happening() -> Happening {
@@ -386,6 +390,7 @@ fn requests_of_the_command_line_keep_their_bytes() {
             Request::Upgrade,
             Request::Info { app: name("web") },
             Request::Events { app: Some(name("web")), since_ms: 5000, follow: true },
+            Request::Copy { scope: scope(), what: copying() },
         ],
     );
 }
@@ -420,7 +425,8 @@ fn messages_of_stage_and_launch_keep_their_bytes() {
     check("from-stage", vec![FromStage::Progress(progress), FromStage::Ready(image()), FromStage::Failed(failure())]);
     let job = ExecJob { pid: 4711, spec: spec(), layout: layout(), group: "wherry/web/main".into(), args: exec_args() };
     let start = ToLaunch::Start { spec: Box::new(spec()), wiring: Box::new(wiring()) };
-    check("to-launch", vec![start, ToLaunch::Exec(Box::new(job)), ToLaunch::Go]);
+    let copy = ToLaunch::Copy { job: Box::new(job.clone()), what: copying() };
+    check("to-launch", vec![start, ToLaunch::Exec(Box::new(job)), ToLaunch::Go, copy]);
     let missing = vec![("memory.high".into(), "cgroup v1".into())];
     check("from-launch", vec![FromLaunch::Cloned { pid: 4711, missing }, FromLaunch::Failed(failure())]);
 }

@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod client;
 mod control;
+mod copy;
 mod document;
 mod events;
 mod exec;

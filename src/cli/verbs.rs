@@ -1,7 +1,7 @@
 //! The table of commands. The parser, the help, the manual and the completions all read this one.
 
 use super::args::Call;
-use super::{apply, check, control, events, exec, help, list, logs, run, stats, status, validate};
+use super::{apply, check, control, copy, events, exec, help, list, logs, run, stats, status, validate};
 use crate::exit::Error;
 
 /// One command.
@@ -253,6 +253,27 @@ With --json, one JSON document on standard error says how it ended: standard out
         max: 1,
         rest: true,
         run: Some(exec::exec),
+    },
+    Verb {
+        name: "cp",
+        synopsis: "[-a] APP[/CONTAINER]:/PATH DST|-, or SRC|- APP[/CONTAINER]:/PATH",
+        line: "copy files and directories out of a running container, or into it",
+        text: "\
+A copy goes where docker cp puts it: into DST if that is a directory, under the source's name; else it becomes DST, whose
+directory must be there. A directory written with /. behind it means what is in it. A link is copied as a link, or followed if
+written with / behind it. - is a tar archive on standard output or input. What is made belongs to the caller (inside: to
+the container's root); -a keeps owners by number. Set-user-id bits do not come out of a container. A file that is there is
+replaced when all of the new one has come. Devices, sockets and pipes are left out with a remark.",
+        options: &[flag(Some('a'), "archive", "keep owners, by number; outside, as root only")],
+        examples: &[
+            ("wherry cp web:/etc/nginx .", "a directory out of a container"),
+            ("wherry cp ./site/. web:/www", "what is in a directory, into a container"),
+            ("wherry cp web/db:/data - > data.tar", "as an archive"),
+        ],
+        min: 2,
+        max: 2,
+        run: Some(copy::copy),
+        ..PLAIN
     },
     Verb {
         name: "stats",

@@ -17,7 +17,6 @@ use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid, execve, fchdir, fchown, getcwd, setgroups, setresgid, setresuid, setsid};
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -122,11 +121,11 @@ impl Payload {
 
     /// Runs it. Comes back only with what went wrong.
     pub fn exec(&self, terminal: Option<BorrowedFd<'_>>) -> Failure {
-        let Err(failure) = self.steps(terminal);
-        failure
+        self.settle(terminal).map_or_else(|failure| failure, |()| self.try_candidates())
     }
 
-    fn steps(&self, terminal: Option<BorrowedFd<'_>>) -> Result<Infallible, Failure> {
+    /// Becomes what the program would be, for good.
+    pub fn settle(&self, terminal: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
         // A session of its own: with ours, TIOCSTI could type into a terminal of the host, and a stray terminal could become the controlling one.
         setsid().or_fail(|| "start a session")?;
         if let Some(terminal) = terminal {
@@ -154,7 +153,7 @@ impl Payload {
             // Last: from here on the kernel refuses us what it will refuse the payload.
             self.load_filter()?;
         }
-        Err(self.try_candidates())
+        Ok(())
     }
 
     /// By descriptor, so that the directory is the one that was resolved; then the kernel must be able to name it: a directory outside the

@@ -261,6 +261,13 @@ pub enum Request {
         /// Stay.
         follow: bool,
     },
+    /// Copy from or to a container. Descriptors 0, 1, 2 come along: the stream in, the stream out, remarks. Answer: `Exited`.
+    Copy {
+        /// Where.
+        scope: Scope,
+        /// What.
+        what: Copying,
+    },
 }
 
 /// An app, or one container of it.
@@ -287,6 +294,34 @@ pub struct ExecArgs {
     pub workdir: Option<String>,
     /// A new terminal of this many rows and columns.
     pub terminal: Option<(u16, u16)>,
+}
+
+/// A copy, as the process in the container does it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copying {
+    /// Absolute path in the container.
+    pub path: String,
+    /// Which way.
+    pub way: Way,
+}
+
+/// Which way a copy goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// Out of the container.
+    Out,
+    /// Into it: one file or tree.
+    In {
+        /// What is in the source is meant.
+        merge: bool,
+        /// Owners are kept.
+        owners: bool,
+    },
+    /// Into it: every entry of an archive, below a directory.
+    Stream {
+        /// Owners are kept.
+        owners: bool,
+    },
 }
 
 /// Keeper to command line.
@@ -642,6 +677,13 @@ pub enum ToLaunch {
     Exec(Box<ExecJob>),
     /// To pid 1: its pid is on record, go on. End of file instead means: exit.
     Go,
+    /// Copy from or to a running container, by a process of ours in it. Descriptors as for `Exec`.
+    Copy {
+        /// As for a program, which this stands for.
+        job: Box<ExecJob>,
+        /// What.
+        what: Copying,
+    },
 }
 
 /// What launch needs to join a running container.

@@ -1,7 +1,9 @@
 //! Connections of the command line: one request at a time each, answered by events, never waited for.
 
 use crate::image::Digest;
-use crate::ipc::{Ack, Conn, ExecJob, Failure, FromLaunch, Happening, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode};
+use crate::ipc::{
+    Ack, Conn, Copying, ExecArgs, ExecJob, Failure, FromLaunch, Happening, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode,
+};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::lifecycle::Event;
@@ -233,7 +235,7 @@ impl Keeper {
         if !matches!(client.op, Op::Idle) {
             return self.refuse(id, Reason::Internal, "the request before is still in work on this connection");
         }
-        if self.leaving.is_some() && matches!(name, "apply" | "start" | "restart" | "exec") {
+        if self.leaving.is_some() && matches!(name, "apply" | "start" | "restart" | "exec" | "copy") {
             return self.refuse(id, Reason::Internal, "keeper is shutting down");
         }
         match request {
@@ -254,7 +256,8 @@ impl Keeper {
                 self.set_op(id, Op::Events { app, next, follow });
                 self.pump_events(id);
             }
-            Request::Exec(args) => self.exec(id, args, fds),
+            Request::Exec(args) => self.exec(id, args, None, fds),
+            Request::Copy { scope, what } => self.copy(id, scope, what, fds),
             Request::Upgrade => {
                 self.reply(id, &Reply::Done);
                 self.upgrade = true;
@@ -524,7 +527,14 @@ impl Keeper {
 
     // ---- exec ----
 
-    fn exec(&mut self, id: u64, args: crate::ipc::ExecArgs, fds: Vec<OwnedFd>) {
+    /// As the container's root, whoever its program runs as.
+    fn copy(&mut self, id: u64, scope: Scope, what: Copying, fds: Vec<OwnedFd>) {
+        let (argv, workdir) = (vec!["wherry".into()], Some("/".into()));
+        let args = ExecArgs { scope, argv, env: Vec::new(), user: Some("0:0".into()), workdir, terminal: None };
+        self.exec(id, args, Some(what), fds);
+    }
+
+    fn exec(&mut self, id: u64, args: ExecArgs, copy: Option<Copying>, fds: Vec<OwnedFd>) {
         let scope = args.scope.clone();
         let live = self.in_scope(&scope);
         let job = match live.as_slice() {
@@ -537,22 +547,28 @@ impl Keeper {
             }
         };
         let Some((pid, spec, group)) = job else {
-            return self.refuse(id, Reason::Exec, format!("cannot run a program in {}: it is not running", scope.app));
+            let doing = if copy.is_some() { "copy from or to" } else { "run a program in" };
+            return self.refuse(id, Reason::Exec, format!("cannot {doing} {}: it is not running", scope.app));
         };
         if fds.len() != 3 && args.terminal.is_none() {
             return self.refuse(id, Reason::Internal, "exec needs three descriptors");
         }
         let job = ExecJob { pid, spec, layout: self.ctx.layout.clone(), group, args };
-        match self.try_exec(id, job, &fds) {
+        match self.try_exec(id, job, copy, &fds) {
             Ok(exec) => self.set_op(id, Op::Exec(Box::new(exec))),
             Err(e) => self.refuse(id, Reason::Launch, format!("cannot run a program in {}: {e}", scope.app)),
         }
     }
 
-    fn try_exec(&mut self, id: u64, job: ExecJob, fds: &[OwnedFd]) -> io::Result<Exec> {
+    fn try_exec(&mut self, id: u64, job: ExecJob, copy: Option<Copying>, fds: &[OwnedFd]) -> io::Result<Exec> {
         let (conn, theirs) = Conn::pair()?;
         let stdio: Vec<BorrowedFd<'_>> = if job.args.terminal.is_some() { Vec::new() } else { fds.iter().map(AsFd::as_fd).collect() };
-        conn.send_with(&ToLaunch::Exec(Box::new(job)), &stdio)?;
+        let job = Box::new(job);
+        let message = match copy {
+            None => ToLaunch::Exec(job),
+            Some(what) => ToLaunch::Copy { job, what },
+        };
+        conn.send_with(&message, &stdio)?;
         crate::sys::fd::set_nonblocking(conn.as_fd())?;
         let child = self.ctx.spawn("launch", &[theirs.as_fd()])?;
         let exit = self.ctx.poll.add(&child.pidfd, Source::ExecLaunchExit(id))?;

@@ -79,6 +79,12 @@ pub const TABLE: &[Row] = &[
     row("wait", LOCAL, When::Any, "waits; ends with the connection"),
     row("upgrade", ROOT, When::Any, "execs the program on disk, which only root can have put there"),
     row("info", LOCAL, When::Any, "reads; environment variables of containers are in it, hence not for everybody"),
+    row(
+        "copy",
+        LOCAL,
+        When::Any,
+        "as exec, as the container's root: the stream is made and taken inside; paths of the device are the asker's own",
+    ),
     row("events", LOCAL, When::Any, "reads; bounded by the ring"),
 ];
 
@@ -100,6 +106,7 @@ pub fn of_request(request: &Request) -> &'static str {
         Request::Upgrade => "upgrade",
         Request::Info { .. } => "info",
         Request::Events { .. } => "events",
+        Request::Copy { .. } => "copy",
     }
 }
 

@@ -4,8 +4,9 @@ use super::{await_go, cgroup_failure, told};
 use crate::container::fail::{OrFail, launch};
 use crate::container::payload::{Payload, Wanted, give_up};
 use crate::container::{join_env, open_in};
-use crate::ipc::{Conn, ExecJob, Failure};
-use crate::sys::process::{CloneArgs, Cloned, Single, clone_single};
+use crate::copy;
+use crate::ipc::{Conn, Copying, ExecJob, Failure};
+use crate::sys::process::{CloneArgs, Cloned, Single, clone_single, exit_now};
 use crate::sys::signal::{pidfd_open, pidfd_send};
 use crate::sys::{fd, pty};
 use nix::fcntl::{OFlag, open};
@@ -33,12 +34,12 @@ struct Stdio {
     master: Option<OwnedFd>,
 }
 
-/// Joins the container and clones a process that will run the program once keeper says so.
+/// Joins the container and clones a process that will run the program, or do the copy, once keeper says so.
 ///
 /// All of the joining is done here, by a process that the container's pid namespace does not know. What is born there is seen by
 /// the container, which may have the right to trace it and to look through its descriptors and its root (CVE-2016-9962): it must not have
 /// anything of the host's any more.
-pub fn exec(conn: &Conn, job: ExecJob, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+pub fn exec(conn: &Conn, job: ExecJob, copy: Option<&Copying>, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     let container = pidfd_open(job.pid).or_fail(|| format!("open process {}", job.pid))?;
     check_member(&job, &container)?;
     let Stdio { fds, master } = stdio(&job, fds)?;
@@ -57,7 +58,10 @@ pub fn exec(conn: &Conn, job: ExecJob, fds: Vec<OwnedFd>) -> Result<(), Failure>
     match clone_single(args, single).or_fail(|| "clone into the container")? {
         Cloned::Child => {
             drop(master);
-            run(conn, &payload, job.args.terminal.is_some())
+            match copy {
+                Some(what) => copy_inside(conn, &payload, what),
+                None => run(conn, &payload, job.args.terminal.is_some()),
+            }
         }
         Cloned::Parent(child) => told(conn, &child, Vec::new(), master),
     }
@@ -159,4 +163,15 @@ fn run(conn: &Conn, payload: &Payload, terminal: bool) -> ! {
     await_go(conn);
     let stdin = std::io::stdin();
     give_up(conn, payload.exec(terminal.then(|| stdin.as_fd())))
+}
+
+/// In the clone: with all that a program of the container has to submit to, but never exec'd, so that nothing inside can look into it.
+fn copy_inside(conn: &Conn, payload: &Payload, what: &Copying) -> ! {
+    await_go(conn);
+    if let Err(failure) = payload.settle(None) {
+        give_up(conn, failure);
+    }
+    // Keeper takes the end of the socket for the start of a program.
+    fd::close_other_than(&[]);
+    exit_now(copy::inside(what))
 }

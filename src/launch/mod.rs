@@ -45,7 +45,8 @@ pub fn main() -> ! {
 fn serve(conn: Conn) -> i32 {
     let done = prepare().and_then(|()| match conn.recv_with::<ToLaunch>().or_fail(|| "receive the job")? {
         Some((ToLaunch::Start { spec, wiring }, fds)) => start(&conn, *spec, &wiring, fds),
-        Some((ToLaunch::Exec(job), fds)) => join::exec(&conn, *job, fds),
+        Some((ToLaunch::Exec(job), fds)) => join::exec(&conn, *job, None, fds),
+        Some((ToLaunch::Copy { job, what }, fds)) => join::exec(&conn, *job, Some(&what), fds),
         Some((ToLaunch::Go, _)) => Err(launch("cannot go on before a job is there")),
         None => Ok(()),
     });

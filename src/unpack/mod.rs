@@ -5,7 +5,7 @@
 //!
 //! Descriptors: 3 the socket to stage, 4 the input (a pipe from hash, or the archive itself when listing).
 
-mod archive;
+pub(crate) mod archive;
 mod confine;
 mod extract;
 mod index;
