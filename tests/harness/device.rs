@@ -413,13 +413,15 @@ impl Drop for Device {
     }
 }
 
-fn hierarchies() -> Vec<PathBuf> {
+/// Where control group hierarchies are mounted.
+pub fn hierarchies() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let is_cgroup = |l: &&str| l.split(" - ").nth(1).is_some_and(|t| t.starts_with("cgroup"));
     mounts.lines().filter(is_cgroup).filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from).collect()
 }
 
-fn remove_groups(dir: &Path) {
+/// Removes a group with all below it.
+pub fn remove_groups(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove_groups(&entry.path());

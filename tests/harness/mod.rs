@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 pub mod broker;
+pub mod bundle;
 pub mod device;
 pub mod image;
 

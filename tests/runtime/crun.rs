@@ -1,8 +1,8 @@
 //! The same questions to crun.
 
+use crate::bundle::config;
 use crate::stand::{Host, shell};
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use wherry::container::Spec;
 use wherry::manifest::Seccomp;
@@ -44,7 +44,7 @@ fn check(change: impl FnOnce(&mut Spec), patch: impl FnOnce(&mut serde_json::Val
     let script: String = QUESTIONS.iter().map(|(name, ask)| format!("echo '## {name}'\n({ask}) 2>&1\n")).collect();
     let mut wanted = Spec { init: false, seccomp: Seccomp::Unconfined, ..shell(&script) };
     change(&mut wanted);
-    let mut theirs = config(host.layer(), &script);
+    let mut theirs = config(host.layer(), &["/bin/sh", "-c", &script]);
     patch(&mut theirs);
     let (ours, theirs) = (host.run(&wanted).output, crun(&host, &theirs));
     let (ours, theirs) = (answers(&ours), answers(&theirs));
@@ -131,53 +131,4 @@ fn crun(host: &Host, config: &serde_json::Value) -> String {
         .expect("crun must be installed");
     assert!(crun.status.success(), "{}", String::from_utf8_lossy(&crun.stderr));
     String::from_utf8(crun.stdout).unwrap()
-}
-
-/// What our spec means in OCI words.
-pub fn config(root: &Path, script: &str) -> serde_json::Value {
-    let names: Vec<String> = [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FSETID",
-        "FOWNER",
-        "MKNOD",
-        "NET_RAW",
-        "SETGID",
-        "SETUID",
-        "SETFCAP",
-        "SETPCAP",
-        "NET_BIND_SERVICE",
-        "SYS_CHROOT",
-        "KILL",
-        "AUDIT_WRITE",
-    ]
-    .iter()
-    .map(|n| format!("CAP_{n}"))
-    .collect();
-    let mount = |target: &str, kind: &str, options: &[&str]| serde_json::json!({"destination": target, "type": kind, "source": kind, "options": options});
-    serde_json::json!({
-        "ociVersion": "1.0.2",
-        "root": {"path": root, "readonly": false},
-        "hostname": "box",
-        "process": {
-            "terminal": false, "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/bin/sh", "-c", script],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "HOSTNAME=box"],
-            "noNewPrivileges": true, "oomScoreAdj": 0,
-            "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
-            "capabilities": {"bounding": names, "effective": names, "permitted": names},
-        },
-        "mounts": [
-            mount("/proc", "proc", &["nosuid", "nodev", "noexec"]),
-            mount("/dev", "tmpfs", &["nosuid", "noexec", "mode=755", "size=65536k"]),
-            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-            mount("/dev/shm", "tmpfs", &["nosuid", "nodev", "noexec", "mode=1777"]),
-            mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"]),
-            mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"]),
-        ],
-        "linux": {
-            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}, {"type": "cgroup"}],
-            "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware", "/sys/devices/virtual/powercap"],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
-    })
 }
