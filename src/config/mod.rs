@@ -110,7 +110,7 @@ pub struct Users {
 pub struct Limits {
     /// Most bytes of an image, unpacked.
     pub max_image_bytes: u64,
-    /// Most files and directories of an image.
+    /// Most files, directories and links of an image.
     pub max_image_inodes: u64,
     /// Seconds after which bringing in an image is given up.
     pub fetch_timeout_s: u32,
@@ -185,7 +185,7 @@ static USERS: [Field; 3] = [
 
 static LIMITS: [Field; 3] = [
     Field::default("max_image_bytes", Kind::Size(4096, 1 << 40), "512M", "Most bytes of an image, unpacked."),
-    Field::default("max_image_inodes", Kind::Whole(1, 100_000_000), "100000", "Most files and directories of an image."),
+    Field::default("max_image_inodes", Kind::Whole(1, 100_000_000), "100000", "Most files, directories and links of an image."),
     Field::default("fetch_timeout_s", Kind::Whole(1, 86_400), "600", "Seconds after which bringing in an image is given up."),
 ];
 

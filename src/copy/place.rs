@@ -53,7 +53,7 @@ impl<R: Read> Skip for Stream<R> {
 /// The sentence.
 pub fn tree(input: impl Read, dest: &str, name: Option<&str>, merge: bool, policy: Policy) -> Result<(), String> {
     let mut archive = Archive::new(Stream(input));
-    let first = archive.next().map_err(|f| f.message)?.ok_or("nothing was sent")?;
+    let first = archive.next_entry().map_err(|f| f.message)?.ok_or("nothing was sent")?;
     let top = first.name.strip_suffix(b"/").unwrap_or(&first.name).to_vec();
     let found = match std::fs::metadata(dest) {
         Ok(m) if m.is_dir() => Found::Dir,
@@ -82,7 +82,7 @@ pub fn tree(input: impl Read, dest: &str, name: Option<&str>, merge: bool, polic
             None
         };
         placer.put(&mut archive, &e, &parts, link.as_deref())?;
-        entry = archive.next().map_err(|f| f.message)?;
+        entry = archive.next_entry().map_err(|f| f.message)?;
     }
     placer.finish()
 }
@@ -95,7 +95,7 @@ pub fn all(input: impl Read, dest: &str, policy: Policy) -> Result<(), String> {
     let base = directory(dest).map_err(|e| format!("cannot copy to {dest}: {e}"))?;
     let mut archive = Archive::new(Stream(input));
     let mut placer = Placer { base, policy, left: MAX_BYTES, count: 0, dirs: Vec::new() };
-    while let Some(e) = archive.next().map_err(|f| f.message)? {
+    while let Some(e) = archive.next_entry().map_err(|f| f.message)? {
         let parts = plain(&e.name).ok_or_else(|| hostile(&e, "its name leads elsewhere"))?;
         let link = if e.kind == Kind::Hardlink { Some(plain(&e.link).ok_or_else(|| hostile(&e, "it links elsewhere"))?) } else { None };
         placer.put(&mut archive, &e, &parts, link.as_deref())?;

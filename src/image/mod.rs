@@ -1,19 +1,20 @@
 //! Images: what a reference means, what a digest is, and the store on flash.
 
-pub(crate) mod beneath;
-pub(crate) mod config;
+pub mod beneath;
+pub mod config;
 mod digest;
-pub(crate) mod docker;
-pub(crate) mod fault;
-pub(crate) mod layout;
+pub mod docker;
+pub mod fault;
+pub mod layout;
 mod path;
 mod reference;
 pub mod store;
 
 pub use config::Host;
 pub use digest::{Digest, Hasher};
+pub(crate) use path::climbs_out;
+pub use path::printable;
 pub use path::{MAX_NAME, RelPath};
-pub(crate) use path::{climbs_out, printable};
 pub use reference::{Reference, ReferenceError, Source};
 
 use serde::{Deserialize, Serialize};

@@ -113,9 +113,12 @@ impl fmt::Debug for RelPath {
     }
 }
 
-/// A name from an archive for a message: no control characters, at most 200 characters.
+/// A name from an archive for a message: no control characters, at most 200 characters, and something to see in any case.
 pub fn printable(raw: &[u8]) -> String {
     const MOST: usize = 200;
+    if raw.is_empty() {
+        return "\"\"".to_owned();
+    }
     let text = String::from_utf8_lossy(raw);
     let short: String = text.chars().take(MOST).collect();
     format!("{}{}", short.escape_debug(), if short.len() < text.len() { "…" } else { "" })

@@ -640,7 +640,7 @@ pub struct StageJob {
     pub data: String,
     /// Most bytes that unpacking may write.
     pub max_bytes: u64,
-    /// Most files and directories that unpacking may make.
+    /// Most files, directories and links that unpacking may make.
     pub max_inodes: u64,
     /// Seconds after which the whole job is given up.
     pub timeout_s: u32,

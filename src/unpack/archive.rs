@@ -99,18 +99,18 @@ impl<R: Skip> Archive<R> {
     }
 
     /// The next entry; `None` behind the last.
-    pub fn next(&mut self) -> Result<Option<Entry>, Failure> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, Failure> {
         let mut extra = Extra::default();
         loop {
             let Some(header) = self.header()? else {
-                return if extra.seen.is_empty() { Ok(None) } else { Err(hostile("the archive ends with an extended header".into())) };
+                return if extra.seen.is_empty() { Ok(None) } else { Err(self.refused("the archive ends with an extended header")) };
             };
             let kind = header.entry_type();
             let name = header.path_bytes().into_owned();
             if !(kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions() || kind.is_pax_global_extensions()) {
                 return self.entry(&header, name, extra).map(Some);
             }
-            let size = number(&name, "size", &header.as_old().size, header.entry_size())?;
+            let size = count(&name, "size", &header.as_old().size)?;
             if extra.seen.contains(&kind) {
                 return Err(hostile(format!("entry {} is described twice", printable(&name))));
             }
@@ -120,8 +120,8 @@ impl<R: Skip> Archive<R> {
             match kind {
                 EntryType::GNULongName => extra.name = Some(c_string(body)),
                 EntryType::GNULongLink => extra.link = Some(c_string(body)),
-                EntryType::XGlobalHeader => check_global(&body)?,
-                _ => extra.pax(&body)?,
+                EntryType::XGlobalHeader => check_global(&body).map_err(|why| self.refused(&why))?,
+                _ => extra.pax(&body).map_err(|why| self.refused(&why))?,
             }
         }
     }
@@ -131,18 +131,18 @@ impl<R: Skip> Archive<R> {
         let kind = kind(header, &name)?;
         // Only files have content; a size on anything else is ignored, as Go's archive/tar does.
         let size = match kind {
-            Kind::File => extra.size.map_or_else(|| number(&name, "size", &header.as_old().size, header.entry_size()), Ok)?,
+            Kind::File => extra.size.map_or_else(|| count(&name, "size", &header.as_old().size), Ok)?,
             _ => 0,
         };
         let link = extra.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let old = header.as_old();
-        let uid = extra.uid.map_or_else(|| number(&name, "owner", &old.uid, header.uid()), Ok)?;
-        let gid = extra.gid.map_or_else(|| number(&name, "group", &old.gid, header.gid()), Ok)?;
+        let uid = extra.uid.map_or_else(|| count(&name, "owner", &old.uid), Ok)?;
+        let gid = extra.gid.map_or_else(|| count(&name, "group", &old.gid), Ok)?;
         if uid > MAX_ID || gid > MAX_ID {
             return Err(hostile(format!("entry {} belongs to {uid}:{gid}, which no file can", printable(&name))));
         }
-        let mode = number(&name, "mode", &old.mode, header.mode().map(u64::from))? as u32 & 0o7777;
-        let mtime = extra.mtime.map_or_else(|| number(&name, "time", &old.mtime, header.mtime()).map(|s| (s as i64, 0)), Ok)?;
+        let mode = count(&name, "mode", &old.mode)? as u32 & 0o7777;
+        let mtime = extra.mtime.map_or_else(|| field(&name, "time", &old.mtime).map(|s| (s, 0)), Ok)?;
         self.begin(size);
         self.last = printable(&name);
         let offset = self.position;
@@ -196,11 +196,12 @@ impl<R: Skip> Archive<R> {
         self.begin(0);
         let mut header = Header::new_old();
         match self.block(header.as_mut_bytes())? {
+            false if self.position == 0 => return Err(hostile("the archive is empty: it has not even an end mark".into())),
             false => return Ok(None),
             true if header.as_bytes().iter().all(|b| *b == 0) => return self.rest_is_empty().map(|()| None),
             true => self.position += BLOCK as u64,
         }
-        if checksum(header.as_bytes()) != header.cksum().ok() {
+        if number(&header.as_old().cksum) != Some(checksum(header.as_bytes()).into()) {
             return Err(hostile(format!("the header behind {} is damaged (wrong checksum); is it a tar archive?", self.last)));
         }
         Ok(Some(header))
@@ -229,12 +230,17 @@ impl<R: Skip> Archive<R> {
             let got = self.input.read(&mut chunk).map_err(|e| self.broken(e))?;
             seen += got as u64;
             if chunk[..got].iter().any(|b| *b != 0) || seen > MAX_PADDING {
-                return Err(hostile("the archive goes on behind its end mark".into()));
+                return Err(self.refused("the archive goes on behind its end mark"));
             }
             if got == 0 {
                 return Ok(());
             }
         }
+    }
+
+    /// What is wrong where no entry has a name yet.
+    fn refused(&self, why: &str) -> Failure {
+        hostile(format!("{why} (at {})", self.last))
     }
 
     fn broken(&self, e: io::Error) -> Failure {
@@ -262,15 +268,45 @@ fn kind(header: &Header, name: &[u8]) -> Result<Kind, Failure> {
     }
 }
 
-/// A number of a header. Some writers leave fields blank that they do not use; that is 0.
-fn number(name: &[u8], what: &str, field: &[u8], value: io::Result<u64>) -> Result<u64, Failure> {
-    let blank = field.iter().all(|b| matches!(b, 0 | b' '));
-    if blank { Ok(0) } else { value }.map_err(|_| hostile(format!("entry {} has a damaged {what}", printable(name))))
+/// A number of a header that counts something.
+fn count(name: &[u8], what: &str, bytes: &[u8]) -> Result<u64, Failure> {
+    number(bytes).and_then(|n| n.try_into().ok()).ok_or_else(|| damaged(name, what))
 }
 
-fn checksum(block: &[u8; BLOCK]) -> Option<u32> {
+/// A number of a header that may be negative.
+fn field(name: &[u8], what: &str, bytes: &[u8]) -> Result<i64, Failure> {
+    number(bytes).and_then(|n| n.try_into().ok()).ok_or_else(|| damaged(name, what))
+}
+
+fn damaged(name: &[u8], what: &str) -> Failure {
+    hostile(format!("entry {} has a damaged {what}", printable(name)))
+}
+
+/// A field's number: octal text, or two's complement in base 256 where the first bit is set (GNU tar manual, "Standard").
+/// Every byte counts: a reader that drops the upper ones sees another archive than all others. Some writers leave fields blank
+/// that they do not use; that is 0.
+fn number(bytes: &[u8]) -> Option<i128> {
+    let first = *bytes.first()?;
+    if first & 0x80 == 0 {
+        return octal(bytes);
+    }
+    // The first bit is the mark, the second the sign; twelve bytes fit with room.
+    let start = if first & 0x40 == 0 { i128::from(first & 0x3f) } else { i128::from(first) - 0x100 };
+    Some(bytes[1..].iter().fold(start, |n, b| n * 256 + i128::from(*b)))
+}
+
+fn octal(bytes: &[u8]) -> Option<i128> {
+    if bytes.iter().all(|b| matches!(b, 0 | b' ')) {
+        return Some(0);
+    }
+    let text = bytes.split(|b| *b == 0).next()?.trim_ascii();
+    let digits = !text.is_empty() && text.iter().all(|b| matches!(b, b'0'..=b'7'));
+    digits.then(|| text.iter().fold(0, |n, b| n * 8 + i128::from(b - b'0')))
+}
+
+fn checksum(block: &[u8; BLOCK]) -> u32 {
     let (before, after) = (&block[..148], &block[156..]);
-    Some(before.iter().chain(after).map(|b| u32::from(*b)).sum::<u32>() + 8 * u32::from(b' '))
+    before.iter().chain(after).map(|b| u32::from(*b)).sum::<u32>() + 8 * u32::from(b' ')
 }
 
 fn c_string(mut body: Vec<u8>) -> Vec<u8> {
@@ -279,10 +315,10 @@ fn c_string(mut body: Vec<u8>) -> Vec<u8> {
 }
 
 /// Splits PAX records, `LENGTH KEY=VALUE\n`. The length counts: a value may hold any byte, newlines too.
-fn records(mut body: &[u8]) -> Result<Vec<Pair<'_>>, Failure> {
+fn records(mut body: &[u8]) -> Result<Vec<Pair<'_>>, String> {
     let mut all = Vec::new();
     while !body.is_empty() {
-        let (record, rest) = record(body).ok_or_else(|| hostile("a PAX record is damaged".into()))?;
+        let (record, rest) = record(body).ok_or("a PAX record is damaged")?;
         all.push(record);
         body = rest;
     }
@@ -305,19 +341,19 @@ fn decimal(text: &[u8]) -> Option<u64> {
     digits.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
 }
 
-fn check_global(body: &[u8]) -> Result<(), Failure> {
+fn check_global(body: &[u8]) -> Result<(), String> {
     for (key, _) in records(body)? {
         if matches!(key, b"path" | b"linkpath" | b"size" | b"uid" | b"gid") || key.starts_with(b"GNU.sparse") {
-            return Err(hostile(format!("a global header sets {} for all entries", printable(key))));
+            return Err(format!("a global header sets {} for all entries", printable(key)));
         }
     }
     Ok(())
 }
 
 impl Extra {
-    fn pax(&mut self, body: &[u8]) -> Result<(), Failure> {
+    fn pax(&mut self, body: &[u8]) -> Result<(), String> {
         for (key, value) in records(body)? {
-            let bad = || hostile(format!("the PAX record {}={} is damaged", printable(key), printable(value)));
+            let bad = || format!("the PAX record {}={} is damaged", printable(key), printable(value));
             match key {
                 b"path" => self.name = Some(value.to_vec()),
                 b"linkpath" => self.link = Some(value.to_vec()),
@@ -325,7 +361,7 @@ impl Extra {
                 b"uid" => self.uid = Some(decimal(value).ok_or_else(bad)?),
                 b"gid" => self.gid = Some(decimal(value).ok_or_else(bad)?),
                 b"mtime" => self.mtime = Some(time(value).ok_or_else(bad)?),
-                _ if key.starts_with(b"GNU.sparse") => return Err(hostile("a sparse entry, which layers may not have".into())),
+                _ if key.starts_with(b"GNU.sparse") => return Err("a sparse entry, which layers may not have".into()),
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         self.xattrs.push((name.to_vec(), value.to_vec()));
@@ -356,7 +392,7 @@ fn time(text: &[u8]) -> Option<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Archive, Skip, records, time};
+    use super::{Archive, Skip, number, records, time};
     use std::io::{self, Read};
 
     impl Skip for &[u8] {
@@ -371,7 +407,7 @@ mod tests {
     fn read_all(bytes: &[u8]) -> Result<(usize, usize), crate::ipc::Failure> {
         let mut archive = Archive::new(bytes);
         let (mut entries, mut content, mut chunk) = (0, 0, [0; 100]);
-        while archive.next()?.is_some() {
+        while archive.next_entry()?.is_some() {
             entries += 1;
             loop {
                 match archive.read(&mut chunk)? {
@@ -432,6 +468,29 @@ mod tests {
         assert_eq!(read_all(&good[..end]).unwrap(), (2, 1400));
         for length in [100, 600, 1100, end - 400, end - 900] {
             assert!(read_all(&good[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_octal_or_base_256_with_every_byte_and_a_sign() {
+        let cases: [(&[u8], Option<i128>); 14] = [
+            (b"0000644\0", Some(0o644)),
+            (b"   644 \0", Some(0o644)),
+            (b"77777777", Some(0o77_777_777)),
+            (b"\0\0\0\0\0\0\0\0", Some(0)),
+            (b"        ", Some(0)),
+            (b"\x80\0\0\0\0\0\x01\0", Some(256)),
+            (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", Some(1 << 64)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2)),
+            (b"\xbf\xff\xff\xff\xff\xff\xff\xff", Some((1 << 62) - 1)),
+            (b"+000644\0", None),
+            (b"-000001\0", None),
+            (b"0000648\0", None),
+            (b"\x000000644", None),
+            (b"0x1f\0\0\0\0", None),
+        ];
+        for (bytes, value) in cases {
+            assert_eq!(number(bytes), value, "{bytes:?}");
         }
     }
 

@@ -3,11 +3,11 @@
 
 use super::archive::{Archive, Entry, Kind, Skip};
 use super::inflate::{Bounded, Inflate};
-use super::{BATCH, BATCH_BYTES, Limits, Report, Totals, tell};
+use super::{Limits, Totals};
 use crate::finish::{MAX_MARKS, Mark};
 use crate::image::fault::{fault, writing};
 use crate::image::{RelPath, beneath, climbs_out, printable};
-use crate::ipc::{Conn, Failure};
+use crate::ipc::Failure;
 use crate::protocol::Reason;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -23,6 +23,8 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Bytes of names that are remembered until the end (times of directories, marks).
 const MAX_REMEMBERED: usize = 8 << 20;
+/// Bytes of extended attributes of one layer: they take room on flash that no file's length shows.
+const MAX_ATTRIBUTES: usize = 16 << 20;
 /// Bytes of headers that one file may cost on top of its content, on average.
 const HEADERS: u64 = 8192;
 /// Padding and the like, once per archive.
@@ -40,17 +42,20 @@ impl<R: Read> Skip for Bounded<R> {
     }
 }
 
-/// Unpacks a layer below `root`.
-pub fn layer(input: File, root: OwnedFd, limits: Limits, stage: &Conn) -> Result<Totals, Failure> {
+/// Unpacks a layer below `root`. Answers what it came to, and what is left for finish: outermost directories first, then the whiteouts as they came.
+///
+/// # Errors
+/// What is wrong with the archive, or which limit it passes. The tree is half done then.
+pub fn layer(input: impl Read, root: OwnedFd, limits: Limits) -> Result<(Totals, Vec<Mark>), Failure> {
     let most = limits.inodes.saturating_mul(HEADERS).saturating_add(limits.bytes).saturating_add(SLACK);
     let mut archive = Archive::new(Bounded::new(Inflate::new(input)?, most));
     let mut tree = Tree::new(root, limits);
-    while let Some(entry) = archive.next()? {
+    while let Some(entry) = archive.next_entry()? {
         tree.place(&entry, &mut archive)?;
     }
     tree.set_times()?;
-    tree.report(stage)?;
-    Ok(tree.totals)
+    let marks = tree.marks()?;
+    Ok((tree.totals, marks))
 }
 
 /// A sentence on an entry.
@@ -68,6 +73,8 @@ struct Tree {
     /// Times of directories, set last: every file made in one changes them.
     times: Vec<(RelPath, (i64, i64))>,
     remembered: usize,
+    /// Bytes of attributes set so far.
+    attributes: usize,
     buffer: Vec<u8>,
 }
 
@@ -77,7 +84,8 @@ impl Tree {
     fn new(root: OwnedFd, limits: Limits) -> Self {
         let implied = BTreeSet::from([RelPath::default()]);
         let buffer = vec![0; CHUNK];
-        Self { root, limits, totals: Totals::default(), whiteouts: Vec::new(), implied, times: Vec::new(), remembered: 0, buffer }
+        let (totals, whiteouts, times) = (Totals::default(), Vec::new(), Vec::new());
+        Self { root, limits, totals, whiteouts, implied, times, remembered: 0, attributes: 0, buffer }
     }
 
     fn place<R: Skip>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Failure> {
@@ -131,11 +139,11 @@ impl Tree {
         if full { Err(fault(Reason::HostileArchive, "the layer has too many directories and whiteouts with long names")) } else { Ok(()) }
     }
 
-    /// One more file or directory.
+    /// One more name: a further link needs no inode, but room in its directory all the same.
     fn count(&mut self) -> Result<(), Failure> {
         self.totals.inodes += 1;
         if self.totals.inodes > self.limits.inodes {
-            return Err(fault(Reason::NoInodes, format!("the image has more than {} files and directories", self.limits.inodes)));
+            return Err(fault(Reason::NoInodes, format!("the image has more than {} files, directories and links", self.limits.inodes)));
         }
         Ok(())
     }
@@ -257,6 +265,10 @@ impl Tree {
             self.totals.attributes += 1;
             return Ok(());
         }
+        self.attributes += name.len() + value.len();
+        if self.attributes > MAX_ATTRIBUTES {
+            return Err(hostile(path.bytes(), &format!("makes more than {MAX_ATTRIBUTES} bytes of extended attributes")));
+        }
         let name = CString::new(name).map_err(|_| hostile(path.bytes(), "has an attribute with a zero byte in its name"))?;
         let answer = crate::sys::xattr::set(made, &name, value);
         match answer.as_ref().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or_default())) {
@@ -320,6 +332,7 @@ impl Tree {
             Some(nix::libc::ENOENT | nix::libc::ENOTDIR) => wrong("is not in this layer"),
             _ => self.failed("open", &parent, e),
         })?;
+        self.count()?;
         // No AT_SYMLINK_FOLLOW: a link to a symbolic link is a second name of the link itself.
         linkat(&old, old_name, &dir, name.as_os_str(), AtFlags::empty()).map_err(|e| match e {
             Errno::ENOENT => wrong("is not in this layer"),
@@ -337,9 +350,9 @@ impl Tree {
         Ok(())
     }
 
-    fn report(&mut self, stage: &Conn) -> Result<(), Failure> {
+    fn marks(&mut self) -> Result<Vec<Mark>, Failure> {
         if !self.limits.whiteouts {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if self.implied.len() + self.whiteouts.len() > MAX_MARKS {
             return Err(fault(
@@ -348,16 +361,7 @@ impl Tree {
             ));
         }
         let implied = std::mem::take(&mut self.implied).into_iter().map(Mark::Implied);
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        for mark in implied.chain(self.whiteouts.drain(..)) {
-            bytes += mark.path().bytes().len();
-            batch.push(mark);
-            if batch.len() >= BATCH || bytes >= BATCH_BYTES {
-                tell(stage, &Report::Marks(std::mem::take(&mut batch)))?;
-                bytes = 0;
-            }
-        }
-        tell(stage, &Report::Marks(batch))
+        Ok(implied.chain(self.whiteouts.drain(..)).collect())
     }
 }
 

@@ -30,7 +30,7 @@ pub fn list(mut input: File, stage: &Conn) -> Result<Totals, Failure> {
     refuse_compressed(&mut input)?;
     let mut archive = Archive::new(input);
     let (mut batch, mut bytes, mut count) = (Vec::new(), 0, 0);
-    while let Some(entry) = archive.next()? {
+    while let Some(entry) = archive.next_entry()? {
         count += 1;
         if count > MAX_ENTRIES {
             return Err(fault(Reason::HostileArchive, format!("the archive has more than {MAX_ENTRIES} entries")));

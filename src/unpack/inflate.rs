@@ -30,7 +30,7 @@ impl<R: Read> Inflate<R> {
     /// Recognizes the compression.
     ///
     /// # Errors
-    /// A compression that we do not know, or no bytes at all.
+    /// A compression that we do not know.
     pub fn new(mut input: R) -> Result<Self, Failure> {
         let mut head = Vec::new();
         let read = input.by_ref().take(MAGIC as u64).read_to_end(&mut head);

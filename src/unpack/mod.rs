@@ -5,11 +5,11 @@
 //!
 //! Descriptors: 3 the socket to stage, 4 the input (a pipe from hash, or the archive itself when listing).
 
-pub(crate) mod archive;
-mod confine;
-mod extract;
-mod index;
-mod inflate;
+pub mod archive;
+pub mod confine;
+pub mod extract;
+pub mod index;
+pub mod inflate;
 
 use crate::finish::Mark;
 use crate::image::RelPath;
@@ -50,7 +50,7 @@ pub enum Task {
 pub struct Limits {
     /// Most bytes of file content.
     pub bytes: u64,
-    /// Most files and directories.
+    /// Most files, directories and links.
     pub inodes: u64,
     /// `.wh.` names are marks (a layer), not files (a plain root file system).
     pub whiteouts: bool,
@@ -97,7 +97,7 @@ pub enum Content {
 pub struct Totals {
     /// Bytes of file content.
     pub bytes: u64,
-    /// Files and directories.
+    /// Files, directories and links.
     pub inodes: u64,
     /// Device nodes that were left out: a container's `/dev` is made by us.
     pub devices: u64,
@@ -123,7 +123,10 @@ fn run(stage: &Conn) -> Result<Totals, Failure> {
     let input = File::from(inherited(4).map_err(|e| os("cannot take over the input of unpack", e))?);
     let root = confine::enter(stage, &job)?;
     match job.task {
-        Task::Layer(limits) => extract::layer(input, root, limits, stage),
+        Task::Layer(limits) => {
+            let (totals, marks) = extract::layer(input, root, limits)?;
+            tell_marks(stage, marks).map(|()| totals)
+        }
         Task::Index => index::list(input, stage),
     }
 }
@@ -131,4 +134,17 @@ fn run(stage: &Conn) -> Result<Totals, Failure> {
 /// Sends a report to stage.
 fn tell(stage: &Conn, report: &Report) -> Result<(), Failure> {
     stage.send(report).map_err(|e| os("cannot report to stage", e))
+}
+
+fn tell_marks(stage: &Conn, marks: Vec<Mark>) -> Result<(), Failure> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for mark in marks {
+        bytes += mark.path().bytes().len();
+        batch.push(mark);
+        if batch.len() >= BATCH || bytes >= BATCH_BYTES {
+            tell(stage, &Report::Marks(std::mem::take(&mut batch)))?;
+            bytes = 0;
+        }
+    }
+    tell(stage, &Report::Marks(batch))
 }
