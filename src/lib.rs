@@ -8,7 +8,7 @@
 //! | role | lives | privileges | does |
 //! |---|---|---|---|
 //! | [`keeper`] | always | root, one thread, no network | owns the desired state, decides, starts every other role, waits for none |
-//! | [`agent`] | child of keeper | own user, no capabilities, system call filter | MQTT and TLS; ferries bytes, decides nothing |
+//! | [`agent`] | child of keeper | own user, no capabilities, system call filter | MQTT, HTTP and TLS; ferries bytes, decides nothing |
 //! | [`stage`] | per image | root, no network | brings one image into the store; may block, so keeper does not |
 //! | [`hash`] | per blob | own user; may read, write, exit | the digest; parses nothing, so no parser vouches for its own input |
 //! | [`unpack`] | per layer | own user, pid, net and mount namespaces, caged in the staging directory | decompresses and unpacks |

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use wherry::ipc::{AgentSettings, Broker, Conn, FromAgent, Link, LinkState, Origin, Publication, ToAgent, Topic};
+use wherry::ipc::{AgentSettings, Broker, Conn, FetchSettings, FromAgent, Link, LinkState, Origin, Publication, ToAgent, Topic};
 use wherry::sys::process::{Child, Ended, Spawn, spawn, try_reap};
 use wherry::sys::signal::pidfd_send;
 
@@ -213,6 +213,7 @@ fn settings(brokers: Vec<Broker>) -> AgentSettings {
         interval_s: 60,
         uid: nix::unistd::getuid().is_root().then_some(UID),
         conn: 40,
+        fetch: FetchSettings::default(),
     }
 }
 

@@ -15,9 +15,9 @@ use wherry::container::{Spec, Wiring};
 use wherry::image::store as image_store;
 use wherry::image::{Config, Digest, Record as ImageRecord, Reference, Source};
 use wherry::ipc::{
-    Ack, AgentSettings, AppRow, Broker, ContainerRow, Copying, DeviceSample, Download, ExecArgs, ExecJob, Failure, FromAgent, FromLaunch,
-    FromStage, Happening, Link, LinkState, LogChunk, MAX_FRAME, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow,
-    StatusReport, ToAgent, ToLaunch, ToStage, Topic, Way, What, decode, encode,
+    Ack, AgentSettings, AppRow, Broker, ContainerRow, Copying, DeviceSample, Download, DownloadJob, ExecArgs, ExecJob, Failure,
+    FetchSettings, FromAgent, FromLaunch, FromStage, Happening, Link, LinkState, LogChunk, MAX_FRAME, Origin, Proxy, Publication, Refusal,
+    Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent, ToLaunch, ToStage, Topic, Transfer, Way, What, Wish, decode, encode,
 };
 use wherry::keeper::desired::{Entry, Version};
 use wherry::keeper::lifecycle::{Event, Life, Rules};
@@ -208,7 +208,26 @@ fn agent_settings() -> AgentSettings {
         keep_alive_s: 60,
     };
     let (device, groups) = (id("router-17"), vec![id("lab")]);
-    AgentSettings { device, root: "wherry".into(), groups, brokers: vec![broker], boot: 12, interval_s: 60, uid: Some(65501), conn: 3 }
+    AgentSettings {
+        device,
+        root: "wherry".into(),
+        groups,
+        brokers: vec![broker],
+        boot: 12,
+        interval_s: 60,
+        uid: Some(65501),
+        conn: 3,
+        fetch: fetch_settings(),
+    }
+}
+
+fn fetch_settings() -> FetchSettings {
+    let proxy = Proxy { host: "proxy.example".into(), port: 3128, credentials: Some(("router".into(), "secret".into())) };
+    FetchSettings { ca: true, client_certificate: true, proxy: Some(proxy) }
+}
+
+fn wish() -> Wish {
+    Wish { url: "https://images.example/web.tar.gz".parse().unwrap(), size: Some(12 << 20), max: 1 << 29 }
 }
 
 fn exec_args() -> ExecArgs {
@@ -235,6 +254,7 @@ fn stage_job() -> StageJob {
     StageJob {
         reference,
         digest,
+        size: Some(12 << 20),
         data,
         max_bytes: 1 << 29,
         max_inodes: 100_000,
@@ -358,10 +378,20 @@ fn messages_between_agent_and_keeper_keep_their_bytes() {
             FromAgent::Command { id: "a1".into(), retained: true, payload: b"{}".to_vec() },
             FromAgent::Link(link()),
             FromAgent::Oversize { origin, app: name("web"), bytes: 40_960 },
+            FromAgent::Download { id: 3, transfer: Transfer::Failed("cannot download".into()) },
         ],
     );
     let publish = |topic| Publication { topic, payload: b"{}".to_vec() };
-    check("to-agent", vec![ToAgent::Configure(agent_settings()), ToAgent::Publish(publish(Topic::Ack(name("web")))), ToAgent::Goodbye]);
+    check(
+        "to-agent",
+        vec![
+            ToAgent::Configure(agent_settings()),
+            ToAgent::Publish(publish(Topic::Ack(name("web")))),
+            ToAgent::Goodbye,
+            ToAgent::Download(DownloadJob { id: 3, wish: wish(), timeout_s: 598 }),
+            ToAgent::Abandon(3),
+        ],
+    );
 }
 
 #[test]
@@ -420,9 +450,19 @@ fn replies_to_the_command_line_keep_their_bytes() {
 
 #[test]
 fn messages_of_stage_and_launch_keep_their_bytes() {
-    check("to-stage", vec![ToStage::Pull(stage_job()), ToStage::Collect { data: "/var/lib/wherry".into(), keep: vec![digest("image")] }]);
+    check(
+        "to-stage",
+        vec![
+            ToStage::Pull(stage_job()),
+            ToStage::Collect { data: "/var/lib/wherry".into(), keep: vec![digest("image")] },
+            ToStage::Downloaded(Err(failure())),
+        ],
+    );
     let progress = Download { bytes: 5, total: None };
-    check("from-stage", vec![FromStage::Progress(progress), FromStage::Ready(image()), FromStage::Failed(failure())]);
+    check(
+        "from-stage",
+        vec![FromStage::Progress(progress), FromStage::Ready(image()), FromStage::Failed(failure()), FromStage::Wish(wish())],
+    );
     let job = ExecJob { pid: 4711, spec: spec(), layout: layout(), group: "wherry/web/main".into(), args: exec_args() };
     let start = ToLaunch::Start { spec: Box::new(spec()), wiring: Box::new(wiring()) };
     let copy = ToLaunch::Copy { job: Box::new(job.clone()), what: copying() };

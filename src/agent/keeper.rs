@@ -23,14 +23,19 @@ impl Keeper {
         Ok(Self { conn, ready })
     }
 
-    /// The next message; `None` when keeper is gone. May be cancelled.
-    pub async fn receive(&self) -> io::Result<Option<ToAgent>> {
+    /// The next message with its descriptors; `None` when keeper is gone. May be cancelled.
+    pub async fn receive(&self) -> io::Result<Option<(ToAgent, Vec<OwnedFd>)>> {
         loop {
             let mut ready = self.ready.readable().await?;
-            if let Ok(answer) = ready.try_io(|_| self.conn.recv()) {
+            if let Ok(answer) = ready.try_io(|_| self.conn.recv_with()) {
                 return answer;
             }
         }
+    }
+
+    /// A second descriptor of the socket, for messages of others.
+    pub fn second(&self) -> io::Result<Conn> {
+        Ok(Conn::new(self.conn.as_fd().try_clone_to_owned()?))
     }
 
     /// Sends one message, waiting for room.

@@ -5,6 +5,8 @@
 mod backoff;
 mod confine;
 mod dial;
+mod fetch;
+mod http;
 mod keeper;
 mod outbox;
 mod session;
@@ -41,8 +43,10 @@ pub fn main() -> Result<(), String> {
     let terminate = Terminate::block().map_err(|e| format!("agent cannot block signals: {e}"))?;
     // Before the first byte of a certificate file is parsed, and before there is a second thread.
     confine::lock_down(settings.uid)?;
-    let targets = targets(&settings.brokers, files)?;
-    run(conn, terminate, settings, targets).map_err(|e| format!("agent cannot run: {e}"))
+    let mut files = files.into_iter();
+    let targets = targets(&settings.brokers, &mut files)?;
+    let fetch = certificates(settings.fetch.ca, settings.fetch.client_certificate, &mut files).ok_or(TOO_FEW)?;
+    run(conn, terminate, settings, targets, fetch).map_err(|e| format!("agent cannot run: {e}"))
 }
 
 fn configure(conn: &Conn) -> io::Result<Option<(AgentSettings, Vec<OwnedFd>)>> {
@@ -54,19 +58,23 @@ fn configure(conn: &Conn) -> io::Result<Option<(AgentSettings, Vec<OwnedFd>)>> {
     }
 }
 
-/// Gives each broker its files, which come in the brokers' order: CA, client certificate, client key.
-fn targets(brokers: &[Broker], files: Vec<OwnedFd>) -> Result<Vec<Target>, String> {
-    let mut files = files.into_iter();
-    let mut one = |broker: &Broker| {
-        let ca = if broker.ca { Some(files.next()?) } else { None };
-        let client = if broker.client_certificate { Some((files.next()?, files.next()?)) } else { None };
-        Some(Target::new(broker.clone(), tls::Files { ca, client }))
-    };
+const TOO_FEW: &str = "agent got fewer certificate files from keeper than its settings name";
+
+/// Gives each broker its files, which come in the brokers' order.
+fn targets(brokers: &[Broker], files: &mut impl Iterator<Item = OwnedFd>) -> Result<Vec<Target>, String> {
+    let mut one = |broker: &Broker| Some(Target::new(broker.clone(), certificates(broker.ca, broker.client_certificate, files)?));
     let targets: Option<Vec<_>> = brokers.iter().map(&mut one).collect();
-    targets.ok_or_else(|| "agent got fewer certificate files from keeper than its settings name".into())
+    targets.ok_or_else(|| TOO_FEW.into())
 }
 
-fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<Target>) -> io::Result<()> {
+/// The next files: CA, client certificate, client key, as far as there are any.
+fn certificates(ca: bool, client: bool, files: &mut impl Iterator<Item = OwnedFd>) -> Option<tls::Files> {
+    let ca = if ca { Some(files.next()?) } else { None };
+    let client = if client { Some((files.next()?, files.next()?)) } else { None };
+    Some(tls::Files { ca, client })
+}
+
+fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<Target>, fetch: tls::Files) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -74,7 +82,7 @@ fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<T
         .thread_stack_size(RESOLVER_STACK)
         .thread_keep_alive(RESOLVER_IDLE)
         .build()?;
-    let result = runtime.block_on(session::run(conn, terminate, settings, targets));
+    let result = runtime.block_on(session::run(conn, terminate, settings, targets, fetch));
     // Dropping the runtime would wait for a name that is still being resolved.
     runtime.shutdown_background();
     result

@@ -1,6 +1,7 @@
 //! The event loop: one connection after the other, with keeper, signals and timers beside it.
 
 use super::backoff::Backoff;
+use super::fetch::Downloads;
 use super::keeper::{Keeper, Terminate, Watched};
 use super::outbox::{LAST_PKID, Outbox, Refused};
 use super::topics::{Route, Topics};
@@ -17,6 +18,7 @@ use rumqttc::{
     ConnAck, Connect, ConnectReturnCode, LastWill, Login, Packet, Publish, QoS, SubAck, Subscribe, SubscribeFilter, SubscribeReasonCode,
 };
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +91,7 @@ struct Line {
 
 struct Session {
     keeper: Keeper,
+    downloads: Downloads,
     terminate: Watched,
     settings: AgentSettings,
     topics: Topics,
@@ -104,9 +107,11 @@ struct Session {
 }
 
 /// Runs until keeper says goodbye or is gone, or a signal comes.
-pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<Target>) -> io::Result<()> {
+pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<Target>, fetch: tls::Files) -> io::Result<()> {
+    let keeper = Keeper::new(conn)?;
     let mut session = Session {
-        keeper: Keeper::new(conn)?,
+        downloads: Downloads::new(keeper.second()?, settings.fetch.clone(), fetch),
+        keeper,
         terminate: terminate.watch()?,
         topics: Topics::new(&settings),
         outbox: Outbox::default(),
@@ -401,11 +406,16 @@ impl Session {
         }
     }
 
-    fn keeper_said(&mut self, message: io::Result<Option<ToAgent>>) -> Result<(), Break> {
+    fn keeper_said(&mut self, message: io::Result<Option<(ToAgent, Vec<OwnedFd>)>>) -> Result<(), Break> {
         match message {
-            Ok(Some(ToAgent::Publish(publication))) => self.enqueue(publication),
-            Ok(Some(ToAgent::Goodbye)) => return Err(Break::Goodbye),
-            Ok(Some(ToAgent::Configure(_))) => log::warn!("ignored new settings: keeper starts another agent for them"),
+            Ok(Some((ToAgent::Publish(publication), _))) => self.enqueue(publication),
+            Ok(Some((ToAgent::Goodbye, _))) => return Err(Break::Goodbye),
+            Ok(Some((ToAgent::Configure(_), _))) => log::warn!("ignored new settings: keeper starts another agent for them"),
+            Ok(Some((ToAgent::Download(job), mut pipe))) => match pipe.pop() {
+                Some(pipe) => self.downloads.start(job, pipe),
+                None => log::error!("cannot download {}: keeper sent no pipe", job.wish.url),
+            },
+            Ok(Some((ToAgent::Abandon(id), _))) => self.downloads.abandon(id),
             Ok(None) => return Err(Break::Gone),
             Err(e) => {
                 log::error!("cannot read from keeper: {e}");
@@ -585,7 +595,8 @@ fn kind(packet: &Packet) -> &'static str {
     }
 }
 
-fn random() -> u32 {
+/// From the kernel.
+pub fn random() -> u32 {
     let mut bytes = [0; 4];
     // Without randomness the longest wait is the safe one.
     SystemRandom::new().fill(&mut bytes).map_or(u32::MAX, |()| u32::from_ne_bytes(bytes))

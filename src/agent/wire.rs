@@ -26,8 +26,8 @@ const MAX_WAITING: usize = 128 * 1024;
 const CHUNK: usize = 4096;
 
 /// TCP, or TLS over it.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// What arrived.
 #[derive(Debug)]

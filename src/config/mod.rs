@@ -54,6 +54,8 @@ pub struct Settings {
     pub users: Users,
     /// Bounds on images.
     pub limits: Limits,
+    /// How images are downloaded.
+    pub fetch: Fetch,
     /// Least important messages that are logged.
     pub log_level: log::LevelFilter,
 }
@@ -116,7 +118,35 @@ pub struct Limits {
     pub fetch_timeout_s: u32,
 }
 
-static SETTINGS: [Field; 15] = [
+/// How images are downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// Certificates that are trusted to sign a server's (PEM); the system's if absent.
+    pub ca: Option<String>,
+    /// The device's certificate and its key (PEM), for servers that ask for one.
+    pub client: Option<(String, String)>,
+    /// Everything is downloaded through it.
+    pub proxy: Option<Proxy>,
+}
+
+/// An HTTP proxy.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// DNS name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User name and password.
+    pub credentials: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Proxy({}:{})", self.host, self.port)
+    }
+}
+
+static SETTINGS: [Field; 16] = [
     Field::optional("device", Kind::Text(&ID), "Id of this device; the first label of its host name if absent."),
     Field::default("root", Kind::Text(&ROOT), "wherry", "Root topic, which is the name of the fleet; several levels are allowed."),
     Field::optional("groups", Kind::List(&Kind::Text(&ID), 0, MAX_GROUPS), "Groups it belongs to; the first ones win."),
@@ -149,6 +179,7 @@ static SETTINGS: [Field; 15] = [
     Field::optional("variables", Kind::Map(&VARIABLE, &Kind::Text(&ANY), 0, 64), "Values for ${var.NAME} in manifests."),
     Field::optional("users", Kind::Object(&USERS), "Numeric users of the less trusted processes."),
     Field::optional("limits", Kind::Object(&LIMITS), "Bounds on images."),
+    Field::optional("fetch", Kind::Object(&FETCH), "How images are downloaded."),
     Field::default(
         "log_level",
         Kind::Word(&["off", "error", "warn", "info", "debug", "trace"]),
@@ -187,6 +218,20 @@ static LIMITS: [Field; 3] = [
     Field::default("max_image_bytes", Kind::Size(4096, 1 << 40), "512M", "Most bytes of an image, unpacked."),
     Field::default("max_image_inodes", Kind::Whole(1, 100_000_000), "100000", "Most files, directories and links of an image."),
     Field::default("fetch_timeout_s", Kind::Whole(1, 86_400), "600", "Seconds after which bringing in an image is given up."),
+];
+
+static FETCH: [Field; 4] = [
+    Field::optional("ca", Kind::Text(&PATH), "Certificates trusted to sign a server's (PEM); the system's if absent."),
+    Field::optional("certificate", Kind::Text(&PATH), "The device's certificate (PEM), for servers that ask for one."),
+    Field::optional("key", Kind::Text(&PATH), "The key to it (PEM)."),
+    Field::optional("proxy", Kind::Object(&PROXY), "HTTP proxy that everything is downloaded through."),
+];
+
+static PROXY: [Field; 4] = [
+    Field::required("host", Kind::Text(&HOST), "DNS name or address."),
+    Field::default("port", Kind::Whole(1, 65_535), "3128", "TCP port."),
+    Field::optional("username", Kind::Text(&ANY), "User name, if the proxy wants one."),
+    Field::optional("password", Kind::Text(&ANY), "Password to it."),
 ];
 
 static DOCUMENT: Document<Settings> =
@@ -245,8 +290,33 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
             max_image_inodes: limits.parse("max_image_inodes")?,
             fetch_timeout_s: limits.parse("fetch_timeout_s")?,
         },
+        fetch: fetch(view, found)?,
         log_level: view.parse("log_level")?,
     })
+}
+
+fn fetch(view: View, found: &mut Vec<Found>) -> Option<Fetch> {
+    let Some(node) = view.node("fetch") else { return Some(Fetch { ca: None, client: None, proxy: None }) };
+    let view = view.object("fetch");
+    let Tls::On { ca, client } = encryption(view, node, found)? else { return None };
+    let proxy = match view.node("proxy") {
+        None => None,
+        Some(_) => Some(proxy(view.object("proxy"), found)?),
+    };
+    Some(Fetch { ca, client, proxy })
+}
+
+fn proxy(view: View, found: &mut Vec<Found>) -> Option<Proxy> {
+    let owned = |name| view.text(name).map(str::to_owned);
+    if let Some(node) = view.node("password").filter(|_| view.node("username").is_none()) {
+        found.push(bad(node, "needs a `username` beside it"));
+    }
+    // RFC 7617, section 2: the colon ends the name.
+    if let Some(node) = view.node("username").filter(|n| n.text().is_some_and(|t| t.contains(':'))) {
+        found.push(bad(node, "must not have a colon"));
+    }
+    let credentials = owned("username").map(|name| (name, owned("password").unwrap_or_default()));
+    Some(Proxy { host: owned("host")?, port: view.parse("port")?, credentials })
 }
 
 fn bad(node: &Node, message: &str) -> Found {
@@ -397,6 +467,11 @@ mod tests {
             (r#"{"brokers": [{"host": "a", "tls": {"ca": "ca.pem"}}]}"#, "brokers[0].tls.ca"),
             (r#"{"brokers": [{"host": "a", "tls": {"key": "/k"}}]}"#, "brokers[0].tls"),
             (r#"{"brokers": [{"host": "a", "password": "p"}]}"#, "brokers[0].password"),
+            (r#"{"fetch": {"key": "/k"}}"#, "fetch"),
+            (r#"{"fetch": {"ca": "ca.pem"}}"#, "fetch.ca"),
+            (r#"{"fetch": {"proxy": {"port": 1}}}"#, "fetch.proxy"),
+            (r#"{"fetch": {"proxy": {"host": "p", "password": "x"}}}"#, "fetch.proxy.password"),
+            (r#"{"fetch": {"proxy": {"host": "p", "username": "a:b"}}}"#, "fetch.proxy.username"),
             (r#"{"brokers": [{"host":"1"},{"host":"2"},{"host":"3"},{"host":"4"},{"host":"5"}]}"#, "brokers"),
             (r#"{"data_dir": "var"}"#, "data_dir"),
             (r#"{"data_dir": "/run/wherry/data"}"#, "data_dir"),

@@ -29,10 +29,10 @@ const MAX_MEMORY: u64 = 64 << 20;
 /// Stage to hash.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Job {
-    /// Where in the file the blob begins.
-    pub offset: u64,
-    /// Its length.
-    pub length: u64,
+    /// Where in the file the blob begins; absent for a pipe, which is read from where it is.
+    pub offset: Option<u64>,
+    /// Its length; absent: up to the end.
+    pub length: Option<u64>,
     /// The bytes go to descriptor 5.
     pub output: bool,
     /// Numeric user and group to become.
@@ -67,11 +67,13 @@ fn run() -> io::Result<std::convert::Infallible> {
     let job: Job = stage.recv()?.ok_or(Errno::EPIPE)?;
     let blob = inherited(4)?;
     let next = job.output.then(|| inherited(5)).transpose()?;
-    lseek(&blob, job.offset.try_into().map_err(|_| Errno::EINVAL)?, Whence::SeekSet)?;
+    if let Some(offset) = job.offset {
+        lseek(&blob, offset.try_into().map_err(|_| Errno::EINVAL)?, Whence::SeekSet)?;
+    }
     let mut buffer = vec![0; CHUNK];
     lock_down(&stage, job.uid)?;
     // From here on only read, write and exit: even closing a descriptor would be one system call more to allow.
-    let last = pump(&stage, &blob, next.as_ref(), job.length, &mut buffer).unwrap_or_else(|e| Report::Failed(e as i32));
+    let last = pump(&stage, &blob, next.as_ref(), job.length.unwrap_or(u64::MAX), &mut buffer).unwrap_or_else(|e| Report::Failed(e as i32));
     exit_now(i32::from(report(&stage, last).is_err()))
 }
 

@@ -9,13 +9,15 @@ pub mod layout;
 mod path;
 mod reference;
 pub mod store;
+pub mod url;
 
 pub use config::Host;
 pub use digest::{Digest, Hasher};
 pub(crate) use path::climbs_out;
 pub use path::printable;
 pub use path::{MAX_NAME, RelPath};
-pub use reference::{Reference, ReferenceError, Source};
+pub use reference::{Form, Reference, ReferenceError, Source};
+pub use url::Url;
 
 use serde::{Deserialize, Serialize};
 

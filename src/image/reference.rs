@@ -1,5 +1,6 @@
 //! Image references: where an image comes from, and in which form.
 
+use crate::image::Url;
 use crate::manifest::forms;
 use crate::protocol::Reason;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ pub struct Reference {
     pub source: Source,
 }
 
-/// The forms of a reference that name a path on the device.
+/// Where an image is: a path on the device, or a file that is downloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// `oci:/path[:tag]`: an OCI image layout directory (image-spec 1.1, image-layout.md).
@@ -43,13 +44,32 @@ pub enum Source {
         /// The file.
         path: String,
     },
+    /// `https://…`: what is behind it is said by the manifest's `type`.
+    Http {
+        /// The file.
+        url: Url,
+        /// What the file is.
+        form: Form,
+    },
+}
+
+/// What a downloaded file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// A root file system without configuration, as in [`Source::Rootfs`].
+    Rootfs,
+    /// An OCI image layout as one tar file, as in [`Source::OciArchive`].
+    OciArchive,
 }
 
 impl Source {
-    /// The path on the device.
-    pub fn path(&self) -> &str {
+    /// The path on the device, if it is one.
+    pub fn path(&self) -> Option<&str> {
         match self {
-            Self::OciDir { path, .. } | Self::OciArchive { path, .. } | Self::DockerArchive { path, .. } | Self::Rootfs { path } => path,
+            Self::OciDir { path, .. } | Self::OciArchive { path, .. } | Self::DockerArchive { path, .. } | Self::Rootfs { path } => {
+                Some(path)
+            }
+            Self::Http { .. } => None,
         }
     }
 }
@@ -105,8 +125,10 @@ impl std::str::FromStr for Reference {
                 _ => Err(malformed("a rootfs reference has no tag")),
             },
             "squashfs" => path_and_tag(rest).and_then(|_| Err(unsupported("squashfs images"))),
-            "https" if rest.starts_with("//") => Err(unsupported("https references")),
-            "http" if rest.starts_with("//") => Err(malformed("must be https, not http")),
+            // The manifest's `type` sets the form.
+            "https" | "http" if rest.starts_with("//") => {
+                made(Source::Http { url: text.parse().map_err(ReferenceError::Malformed)?, form: Form::Rootfs })
+            }
             "docker" if rest.starts_with("//") => Err(malformed("is a registry reference: leave out docker://")),
             _ => Err(by_name(text)),
         }
@@ -160,7 +182,7 @@ fn is_registry_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Reference, ReferenceError, Source};
+    use super::{Form, Reference, ReferenceError, Source};
 
     fn some(s: &str) -> Option<String> {
         Some(s.to_owned())
@@ -176,6 +198,7 @@ mod tests {
             ("docker-archive:/srv/a.tar", Source::DockerArchive { path: path(), name: None }),
             ("docker-archive:/srv/a.tar:reg:5000/a/busybox:1", Source::DockerArchive { path: path(), name: some("reg:5000/a/busybox:1") }),
             ("rootfs:/srv/a.tar", Source::Rootfs { path: path() }),
+            ("http://h:8080/a.tar?v", Source::Http { url: "http://h:8080/a.tar?v".parse().unwrap(), form: Form::Rootfs }),
         ] {
             let read: Reference = text.parse().unwrap();
             assert_eq!(read.source, source);
@@ -185,14 +208,7 @@ mod tests {
 
     #[test]
     fn forms_that_are_not_built_are_unsupported() {
-        for text in [
-            "squashfs:/a.sqfs",
-            "https://host/x.tar.gz",
-            "busybox",
-            "busybox:1.36",
-            "registry.example/a/nginx:1.27",
-            "localhost:5000/nginx",
-        ] {
+        for text in ["squashfs:/a.sqfs", "busybox", "busybox:1.36", "registry.example/a/nginx:1.27", "localhost:5000/nginx"] {
             assert!(matches!(text.parse::<Reference>(), Err(ReferenceError::Unsupported(_))), "{text}");
         }
     }
@@ -212,7 +228,8 @@ mod tests {
             "rootfs:/a.tar:tag",
             "/a.tar",
             "./a.tar",
-            "http://h/x",
+            "http://h/x#y",
+            "https:///x",
             "docker://busybox",
             "squashfs:x",
             "a b",

@@ -9,7 +9,7 @@
 
 use crate::cgroup::Layout;
 use crate::container::{Spec, Wiring};
-use crate::image::{Digest, Record, Reference};
+use crate::image::{Digest, Record, Reference, Url};
 use crate::manifest::{Id, Name};
 use crate::protocol::{Reason, State};
 use crate::stats::Sample;
@@ -55,6 +55,13 @@ pub enum FromAgent {
         /// Bytes that arrived.
         bytes: u64,
     },
+    /// How a download goes.
+    Download {
+        /// Which.
+        id: u64,
+        /// How.
+        transfer: Transfer,
+    },
 }
 
 /// Keeper to agent.
@@ -66,6 +73,45 @@ pub enum ToAgent {
     Publish(Publication),
     /// Publish `offline` and disconnect; keeper ends.
     Goodbye,
+    /// Download a file into the pipe whose writing end comes along. Answers: [`FromAgent::Download`].
+    Download(DownloadJob),
+    /// Nobody wants the download of this number any more.
+    Abandon(u64),
+}
+
+/// A file to download.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownloadJob {
+    /// Which download; for the answers.
+    pub id: u64,
+    /// Where it is.
+    pub wish: Wish,
+    /// Seconds after which it is given up.
+    pub timeout_s: u32,
+}
+
+/// What stage wants from the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// Where it is.
+    pub url: Url,
+    /// Its length in bytes, if the manifest promises one.
+    pub size: Option<u64>,
+    /// Most bytes that are taken.
+    pub max: u64,
+}
+
+/// How a download goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Transfer {
+    /// The server says how many bytes there are.
+    Total(u64),
+    /// A connection was lost or refused, and it is tried again: the sentence.
+    Again(String),
+    /// All bytes are in the pipe, so many.
+    Done(u64),
+    /// It is given up: the sentence.
+    Failed(String),
 }
 
 /// Which desired-state topic (or command line) a document came by.
@@ -109,6 +155,30 @@ pub struct AgentSettings {
     pub uid: Option<u32>,
     /// [`Link::conn`] as last reported since that fresh start: an agent that is started again must not number its connections from 1 again.
     pub conn: u64,
+    /// For downloads. Its descriptors come behind those of the brokers, in the same order.
+    pub fetch: FetchSettings,
+}
+
+/// How files are downloaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchSettings {
+    /// A CA file comes along as a descriptor.
+    pub ca: bool,
+    /// A client certificate and its key come along as descriptors.
+    pub client_certificate: bool,
+    /// Everything goes through it.
+    pub proxy: Option<Proxy>,
+}
+
+/// An HTTP proxy (RFC 9110 section 3.7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// DNS name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User name and password.
+    pub credentials: Option<(String, String)>,
 }
 
 /// One broker.
@@ -627,6 +697,8 @@ pub enum ToStage {
         /// Images that stay.
         keep: Vec<Digest>,
     },
+    /// The download that [`FromStage::Wish`] asked for has ended: so many bytes, or why not.
+    Downloaded(Result<u64, Failure>),
 }
 
 /// One image to bring into the store.
@@ -636,6 +708,8 @@ pub struct StageJob {
     pub reference: Reference,
     /// What it must be.
     pub digest: Option<Digest>,
+    /// Length in bytes of the file that is downloaded, if the manifest promises one.
+    pub size: Option<u64>,
     /// The data directory (`layers/`, `images/`, `staging/` below it).
     pub data: String,
     /// Most bytes that unpacking may write.
@@ -659,6 +733,8 @@ pub enum FromStage {
     Ready(Record),
     /// It is not; nothing of it was left behind.
     Failed(Failure),
+    /// Download this into the pipe whose writing end comes along.
+    Wish(Wish),
 }
 
 // ---- launch ----

@@ -5,7 +5,7 @@ mod messages;
 
 pub use frame::{Conn, FrameError, MAX_FRAME, VERSION, decode, encode};
 pub use messages::{
-    Ack, AgentSettings, AppRow, Broker, ContainerRow, Copying, DeviceSample, Download, ExecArgs, ExecJob, Failure, FromAgent, FromLaunch,
-    FromStage, Happening, Link, LinkState, LogChunk, Origin, Publication, Refusal, Reply, Request, Scope, StageJob, StatsRow, StatusReport,
-    ToAgent, ToLaunch, ToStage, Topic, Way, What,
+    Ack, AgentSettings, AppRow, Broker, ContainerRow, Copying, DeviceSample, Download, DownloadJob, ExecArgs, ExecJob, Failure,
+    FetchSettings, FromAgent, FromLaunch, FromStage, Happening, Link, LinkState, LogChunk, Origin, Proxy, Publication, Refusal, Reply,
+    Request, Scope, StageJob, StatsRow, StatusReport, ToAgent, ToLaunch, ToStage, Topic, Transfer, Way, What, Wish,
 };

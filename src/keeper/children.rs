@@ -1,17 +1,11 @@
-//! Keeper's own children: the agent, and stage while an image is brought in. Spawned, watched, never waited for.
+//! Keeper's lasting child, the agent. Spawned, watched, never waited for.
 
 use crate::config::{self, Tls};
-use crate::image::Digest;
 use crate::ipc;
-use crate::ipc::{
-    AgentSettings, Conn, Failure, FromAgent, FromStage, Happening, Link, LinkState, StageJob, ToAgent, ToStage, What, encode,
-};
+use crate::ipc::{AgentSettings, Conn, FetchSettings, FromAgent, Happening, Link, LinkState, Proxy, ToAgent, What, encode};
 use crate::keeper::Keeper;
 use crate::keeper::context::Context;
-use crate::keeper::deploy::App;
-use crate::keeper::poll::{Key, Source, Token};
-use crate::manifest::{Container, Name};
-use crate::protocol::Reason;
+use crate::keeper::poll::{Source, Token};
 use crate::sys::fd::set_nonblocking;
 use crate::sys::process::Child;
 use crate::sys::signal::pidfd_send;
@@ -19,7 +13,7 @@ use nix::libc;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,14 +26,12 @@ const AGENT_DELAY: Duration = Duration::from_millis(500);
 const AGENT_MAX_DELAY: Duration = Duration::from_secs(60);
 /// An agent that lived this long was not crashing.
 const AGENT_STABLE: Duration = Duration::from_secs(60);
-/// Beyond stage's own timeout, before it is killed.
-const STAGE_GRACE: Duration = Duration::from_secs(10);
 
 /// The agent, running or to be started.
 #[derive(Default)]
 pub struct Agent {
     running: Option<Running>,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     /// Times it was started again.
     pub restarts: u32,
     streak: u32,
@@ -119,13 +111,23 @@ impl Agent {
         self.running.as_ref().is_some_and(|r| r.greeted)
     }
 
+    /// It knows its settings, and takes messages.
+    pub fn is_configured(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| r.configured)
+    }
+
     /// Queues one message. Never waits.
     pub fn send(&mut self, ctx: &Context, message: &ToAgent) {
-        if !self.running.as_ref().is_some_and(|r| r.configured) {
+        self.send_with(ctx, message, None);
+    }
+
+    /// The same, with a descriptor that goes along.
+    pub fn send_with(&mut self, ctx: &Context, message: &ToAgent, fd: Option<OwnedFd>) {
+        if !self.is_configured() {
             return;
         }
         match encode(message) {
-            Ok(frame) => self.queue.push_back(frame),
+            Ok(frame) => self.queue.push_back((frame, fd)),
             Err(e) => log::error!("cannot send to the agent: {e}"),
         }
         self.flush(ctx);
@@ -139,8 +141,9 @@ impl Agent {
     /// Sends what waits, as far as the socket takes it.
     pub fn flush(&mut self, ctx: &Context) {
         let Some(running) = &self.running else { return };
-        while let Some(frame) = self.queue.front() {
-            match crate::sys::socket::send(&running.conn, frame, &[]) {
+        while let Some((frame, fd)) = self.queue.front() {
+            let along: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+            match crate::sys::socket::send(&running.conn, frame, &along) {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 // It is gone; its pidfd says so next.
@@ -177,6 +180,7 @@ impl Agent {
         let settings = &ctx.settings;
         let mut files: Vec<File> = Vec::new();
         let brokers = settings.brokers.iter().map(|b| broker(b, &mut files)).collect::<io::Result<Vec<_>>>()?;
+        let fetch = fetch(&settings.fetch, &mut files)?;
         let message = ToAgent::Configure(AgentSettings {
             device: device.clone(),
             root: settings.root.clone(),
@@ -186,6 +190,7 @@ impl Agent {
             conn: self.link.conn.max(ctx.runtime.number("conn").unwrap_or(0)),
             interval_s: settings.interval_s,
             uid: Some(settings.users.agent),
+            fetch,
         });
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         let Some(running) = &mut self.running else { return Ok(()) };
@@ -197,47 +202,39 @@ impl Agent {
 
 /// A broker as the agent gets it, with its files opened in the order that the contract says: CA, certificate, key.
 fn broker(b: &config::Broker, files: &mut Vec<File>) -> io::Result<ipc::Broker> {
-    let (tls, ca, client) = match &b.tls {
-        Tls::Off => (false, None, None),
-        // A device without a CA file of its own trusts what the system trusts, if it has such a file.
+    let (tls, ca, client_certificate) = match &b.tls {
+        Tls::Off => (false, false, false),
         Tls::On { ca, client } => {
-            (true, ca.clone().or_else(|| Path::new(SYSTEM_CA).exists().then(|| SYSTEM_CA.to_owned())), client.clone())
+            let (ca, client) = certificates(ca.as_ref(), client.as_ref(), files)?;
+            (true, ca, client)
         }
     };
-    let (has_ca, has_client) = (ca.is_some(), client.is_some());
-    let (certificate, key) = client.unzip();
-    for path in [ca, certificate, key].into_iter().flatten() {
-        files.push(File::open(&path).map_err(|e| io::Error::new(e.kind(), format!("cannot open {path}: {e}")))?);
-    }
     Ok(ipc::Broker {
         host: b.host.clone(),
         port: b.port,
         tls,
         credentials: b.username.clone().map(|u| (u, b.password.clone().unwrap_or_default())),
-        ca: has_ca,
-        client_certificate: has_client,
+        ca,
+        client_certificate,
         keep_alive_s: b.keep_alive_s,
     })
 }
 
-/// Stage at work: one at a time, so that nothing is removed from the store while something is looked up or brought in.
-pub struct Stage {
-    /// The app and container whose image it brings in; `None` while it removes what nobody needs.
-    of: Option<(Name, Name)>,
-    child: Child,
-    exit: Token,
-    conn: Conn,
-    token: Token,
-    /// When it is killed.
-    pub deadline: Duration,
-    result: Option<Result<Digest, Failure>>,
+/// How to download, with its files opened as for a broker.
+fn fetch(f: &config::Fetch, files: &mut Vec<File>) -> io::Result<FetchSettings> {
+    let (ca, client_certificate) = certificates(f.ca.as_ref(), f.client.as_ref(), files)?;
+    let proxy = f.proxy.clone().map(|p| Proxy { host: p.host, port: p.port, credentials: p.credentials });
+    Ok(FetchSettings { ca, client_certificate, proxy })
 }
 
-impl Stage {
-    /// Its process id.
-    pub fn pid(&self) -> i32 {
-        self.child.pid
+/// Opens CA, certificate and key; which of them there are. Without a CA file of its own a device trusts what its system trusts, if that has such a file.
+fn certificates(ca: Option<&String>, client: Option<&(String, String)>, files: &mut Vec<File>) -> io::Result<(bool, bool)> {
+    let ca = ca.map(String::as_str).or_else(|| Path::new(SYSTEM_CA).exists().then_some(SYSTEM_CA));
+    let (certificate, key) = client.map(|(c, k)| (c.as_str(), k.as_str())).unzip();
+    for path in [ca, certificate, key].into_iter().flatten() {
+        files.push(File::open(path).map_err(|e| io::Error::new(e.kind(), format!("cannot open {path}: {e}")))?);
     }
+    Ok((ca.is_some(), client.is_some()))
 }
 
 impl Keeper {
@@ -257,135 +254,15 @@ impl Keeper {
             log::error!("cannot configure the agent: {e}");
             self.agent.link.error = Some(e.to_string());
             // It is tried again, ever later: the file may come.
-            self.agent.kill();
+            return self.agent.kill();
         }
+        self.start_downloads();
     }
 
-    /// Starts bringing in the image of one container; `network`: its document came from there.
-    pub fn start_stage(&mut self, app: &Name, container: &Container, network: bool) -> io::Result<()> {
-        let limits = &self.ctx.settings.limits;
-        let job = ToStage::Pull(StageJob {
-            reference: container.image.reference.clone(),
-            digest: container.image.digest,
-            data: self.ctx.settings.data_dir.clone(),
-            max_bytes: container.image.unpacked.map_or(limits.max_image_bytes, |n| n.min(limits.max_image_bytes)),
-            max_inodes: limits.max_image_inodes,
-            timeout_s: limits.fetch_timeout_s,
-            hash_uid: self.ctx.settings.users.hash,
-            allowed: network.then(|| self.ctx.settings.import_dirs.clone()),
-        });
-        self.spawn_stage(&job, Some((app.clone(), container.name.clone())))
-    }
-
-    fn spawn_stage(&mut self, job: &ToStage, of: Option<(Name, Name)>) -> io::Result<()> {
-        let (conn, theirs) = Conn::pair()?;
-        // Into the socket before there is a child to lose: it is empty and takes one frame.
-        conn.send(job)?;
-        set_nonblocking(conn.as_fd())?;
-        let child = self.ctx.spawn("stage", &[theirs.as_fd()])?;
-        let exit = self.ctx.poll.add(&child.pidfd, Source::StageExit)?;
-        let token = self.ctx.poll.add(&conn, Source::Stage)?;
-        let deadline = self.now() + Duration::from_secs(self.ctx.settings.limits.fetch_timeout_s.into()) + STAGE_GRACE;
-        self.stage = Some(Stage { of, child, exit, conn, token, deadline, result: None });
-        Ok(())
-    }
-
-    /// What nobody needs is being removed.
-    pub fn is_collecting(&self) -> bool {
-        self.stage.as_ref().is_some_and(|s| s.of.is_none())
-    }
-
-    /// Stage's socket is ready.
-    pub fn on_stage(&mut self) {
-        loop {
-            let Some(stage) = &mut self.stage else { return };
-            match stage.conn.recv::<FromStage>() {
-                Ok(Some(FromStage::Progress(progress))) => {
-                    if let Some((app, _)) = stage.of.clone() {
-                        self.fetching(&app, progress);
-                    }
-                }
-                Ok(Some(FromStage::Ready(record))) => stage.result = Some(Ok(record.digest)),
-                Ok(Some(FromStage::Failed(failure))) => stage.result = Some(Err(failure)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // End of file, or garbage: its exit is dealt with next.
-                Ok(None) | Err(_) => {
-                    let _ = pidfd_send(&stage.child.pidfd, libc::SIGKILL);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Stage ended: what it said last is the answer.
-    pub fn on_stage_exit(&mut self) {
-        self.on_stage();
-        let Some(stage) = self.take_stage() else { return };
-        let died = || Failure { reason: Reason::Internal, message: "stage ended without an answer (killed for memory?)".into() };
-        let result = stage.result.unwrap_or_else(|| Err(died()));
-        self.ctx.reap_later(stage.child);
-        if let Some((app, container)) = &stage.of {
-            let detail = result.as_ref().map_or_else(|f| f.message.clone(), |digest| format!("{digest} is there"));
-            self.ctx.happened_to(&Key { app: app.clone(), container: container.clone() }, What::Image, None, detail);
-            self.staged(app, container, result);
-        }
-        // What was removed may have made room.
-        self.store.set_aside();
-        // Another app may have waited for its turn.
-        self.settle_all();
-        if std::mem::take(&mut self.uncollected) {
-            self.collect();
-        }
-    }
-
-    /// Stage has taken too long, although it watches the clock itself.
-    pub fn kill_stage(&mut self) {
-        if let Some(stage) = &mut self.stage {
-            stage.result = Some(Err(Failure { reason: Reason::Timeout, message: "bringing in the image took too long".into() }));
-            let _ = pidfd_send(&stage.child.pidfd, libc::SIGKILL);
-            stage.deadline += STAGE_GRACE;
-        }
-    }
-
-    /// The work it was for is no longer wanted.
-    pub fn stop_stage_of(&mut self, app: &Name) {
-        if self.stage.as_ref().and_then(|s| s.of.as_ref()).is_some_and(|(a, _)| a == app)
-            && let Some(stage) = self.take_stage()
-        {
-            let _ = pidfd_send(&stage.child.pidfd, libc::SIGKILL);
-            self.ctx.reap_later(stage.child);
-        }
-    }
-
-    fn take_stage(&mut self) -> Option<Stage> {
-        let stage = self.stage.take()?;
-        self.ctx.poll.remove(&stage.child.pidfd, stage.exit);
-        self.ctx.poll.remove(&stage.conn, stage.token);
-        Some(stage)
-    }
-
-    /// Has what no document names any more removed from the store, by a stage of its own: deleting a thousand files on slow flash takes a while.
-    pub fn collect(&mut self) {
-        if self.unsaved.is_some() {
-            return;
-        }
-        let recorded = self.desired.entries.iter().flat_map(|e| std::iter::once(&e.newest).chain(e.kept.as_ref()));
-        let versions = recorded.chain(self.apps.iter().filter_map(App::version_in_work)).filter(|v| !v.removal);
-        let (mut images, mut manifests) = (Vec::new(), Vec::new());
-        for version in versions {
-            images.extend(version.images.iter().map(|(_, d)| *d));
-            manifests.push(version.sha256);
-        }
-        images.extend(self.apps.iter().flat_map(|a| &a.live).map(|l| l.ready.digest));
-        if let Err(e) = self.store.forget_manifests(&manifests) {
-            log::warn!("cannot remove old documents: {e}");
-        }
-        if self.stage.is_some() {
-            self.uncollected = true;
-            return;
-        }
-        if let Err(e) = self.spawn_stage(&ToStage::Collect { data: self.ctx.settings.data_dir.clone(), keep: images }, None) {
-            log::warn!("cannot clean the image store: {e}");
-        }
+    /// The agent ended. What it was downloading is begun anew by the next one.
+    pub fn on_agent_exit(&mut self) {
+        let now = self.now();
+        self.agent.on_exit(&mut self.ctx, now);
+        self.lose_downloads();
     }
 }

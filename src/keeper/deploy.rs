@@ -38,6 +38,8 @@ pub struct Work {
     containers: Vec<Container>,
     /// Image work failed; try again then (only for [`Aim::Restore`]).
     retry: Option<Duration>,
+    /// Downloads for it that ended with the agent.
+    lost: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl App {
 
 impl Work {
     fn new(origin: Origin, version: Version, aim: Aim) -> Self {
-        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None }
+        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None, lost: 0 }
     }
 
     /// When it wants to be carried on without any other event.
@@ -385,7 +387,7 @@ impl Keeper {
             if self.resolved(name, &container)?.is_some() {
                 continue;
             }
-            if self.stage.is_none() {
+            if self.may_stage(name, &container.image) {
                 self.tell(name, State::Fetching, None);
                 let network = self.is_remote(name);
                 self.start_stage(name, &container, network).map_err(|e| unread("start the image stage", &e))?;
@@ -435,6 +437,13 @@ impl Keeper {
             Ok(digest) => self.set_resolved(app, container, digest),
             Err(f) => self.fail(app, f),
         }
+    }
+
+    /// Counts a download for this app that ended with the agent; how many there were.
+    pub fn lost_a_download(&mut self, app: &Name) -> u32 {
+        let Some(work) = self.work_mut(app) else { return 0 };
+        work.lost += 1;
+        work.lost
     }
 
     /// Carries on every app.

@@ -6,7 +6,7 @@
 //! | `desired` `plan` `lifecycle` `policy` `ring` `events` | pure decisions: documents, versions, container life, what may be asked, output |
 //! | `deploy` | from a document to running containers |
 //! | `containers` | one live container |
-//! | `clients` `children` | the command line's connections; the agent and stage |
+//! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` | rows for people, payloads for the broker |
 
@@ -26,6 +26,7 @@ mod report;
 pub mod requests;
 mod ring;
 pub mod runtime;
+mod stages;
 mod start;
 pub mod store;
 mod unsaved;
@@ -34,13 +35,14 @@ mod wire;
 pub use start::main;
 
 use crate::ipc::{FromAgent, Happening, LinkState, Origin, What};
-use crate::keeper::children::{Agent, Stage};
+use crate::keeper::children::Agent;
 use crate::keeper::clients::Client;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::{Key, Ready, Source, Token};
+use crate::keeper::stages::Stage;
 use crate::keeper::store::{Desired, Store};
 use crate::keeper::unsaved::Unsaved;
 use crate::manifest::{Id, Name};
@@ -67,12 +69,13 @@ pub struct Keeper {
     /// The desired state is not on flash yet.
     unsaved: Option<Unsaved>,
     apps: Vec<App>,
-    stage: Option<Stage>,
+    stages: Vec<Stage>,
+    next_stage: u64,
     /// The state on flash could not be read: nothing is removed from the store before documents came again.
     hold_back: bool,
     /// Programs exec'd in containers whose clients have left.
     orphans: Vec<(Child, Token)>,
-    /// The store is to be cleaned once stage is free.
+    /// The store is to be cleaned once no stage works in it.
     uncollected: bool,
     agent: Agent,
     clients: Vec<Client>,
@@ -164,12 +167,9 @@ impl Keeper {
             Source::Listener => self.on_listener(),
             Source::Client(id) => self.on_client(id, ready.readable, ready.writable),
             Source::Agent => self.on_agent(),
-            Source::AgentExit => {
-                let now = self.now();
-                self.agent.on_exit(&mut self.ctx, now);
-            }
-            Source::Stage => self.on_stage(),
-            Source::StageExit => self.on_stage_exit(),
+            Source::AgentExit => self.on_agent_exit(),
+            Source::Stage(id) => self.on_stage(id),
+            Source::StageExit(id) => self.on_stage_exit(id),
             Source::Launch(key) => self.with(&key, |l, ctx, now| l.on_launch(ctx, now)),
             Source::LaunchExit(key) => self.with(&key, |l, ctx, _| l.on_launcher_exit(ctx)),
             Source::Pid1(key) => self.with(&key, |l, ctx, now| l.on_exit(ctx, now)),
@@ -199,7 +199,7 @@ impl Keeper {
             Some(self.stats_due),
             self.report_due.or_else(|| self.ctx.dirty.then(|| self.now() + REPORT_DELAY)),
             self.agent.due.filter(|_| self.leaving.is_none()),
-            self.stage.as_ref().map(|s| s.deadline),
+            self.stages.iter().map(|s| s.deadline).min(),
             self.unsaved.as_ref().map(|u| u.retry),
             self.leaving.as_ref().map(|l| if self.now() < l.goodbye { l.goodbye } else { l.deadline }),
             reap,
@@ -221,9 +221,7 @@ impl Keeper {
         if self.agent.due.is_some_and(|due| now >= due) && self.leaving.is_none() {
             self.agent.start(&mut self.ctx, now);
         }
-        if self.stage.as_ref().is_some_and(|s| now >= s.deadline) {
-            self.kill_stage();
-        }
+        self.kill_late_stages(now);
         self.save_if_due(now);
         if now >= self.stats_due {
             self.stats_due = now + Duration::from_secs(self.ctx.settings.interval_s.into());
@@ -270,7 +268,7 @@ impl Keeper {
     /// Every process that is ours to wait for.
     fn children(&self) -> Vec<i32> {
         let containers = self.apps.iter().flat_map(|a| &a.live).flat_map(Live::processes);
-        let roles = self.agent.pid().into_iter().chain(self.stage.as_ref().map(Stage::pid));
+        let roles = self.agent.pid().into_iter().chain(self.stages.iter().map(Stage::pid));
         let orphans = self.orphans.iter().map(|o| o.0.pid);
         containers.chain(roles).chain(orphans).chain(self.ctx.dead()).chain(self.clients.iter().flat_map(Client::processes)).collect()
     }
@@ -289,6 +287,7 @@ impl Keeper {
             FromAgent::Oversize { origin, app, bytes } if self.is_ours(&origin) => self.on_oversize(&origin, &app, bytes),
             FromAgent::Oversize { .. } => {}
             FromAgent::Link(link) => self.on_link(link),
+            FromAgent::Download { id, transfer } => self.on_download(id, transfer),
         }
     }
 

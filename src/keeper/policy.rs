@@ -15,8 +15,10 @@ pub fn check(m: &Manifest, origin: &Origin, settings: &Settings) -> Result<(), S
         return Ok(());
     }
     for c in containers {
-        let image = c.image.reference.source.path();
-        inside(image, &settings.import_dirs, "import_dirs").map_err(|e| format!("containers.{}.image.ref: {e}", c.name))?;
+        // What is downloaded has a digest, and touches no path of the device.
+        if let Some(image) = c.image.reference.source.path() {
+            inside(image, &settings.import_dirs, "import_dirs").map_err(|e| format!("containers.{}.image.ref: {e}", c.name))?;
+        }
         for mount in &c.mounts {
             if let Mount::Bind { source, .. } = mount {
                 inside(source, &settings.bind_sources, "bind_sources").map_err(|e| format!("containers.{}.mounts: {e}", c.name))?;

@@ -36,9 +36,9 @@ pub enum Source {
     /// The agent's process.
     AgentExit,
     /// Stage's socket.
-    Stage,
+    Stage(u64),
     /// Stage's process.
-    StageExit,
+    StageExit(u64),
     /// The socket that launch and pid 1 of a container share.
     Launch(Key),
     /// The launch process of a container.

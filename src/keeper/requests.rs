@@ -54,6 +54,12 @@ pub const TABLE: &[Row] = &[
     ),
     row("agent.command", AGENT, When::Any, "answered, never acted upon before its session is checked"),
     row("agent.link", AGENT, When::Any, "is shown to people, decides nothing but when state is published again"),
+    row(
+        "agent.download",
+        AGENT,
+        When::Any,
+        "ends or counts a download that stage asked for; what came through the pipe is judged by its digest, which hash tells",
+    ),
     row("agent.oversize", AGENT, When::Any, "yields one rejected answer"),
     row("version", LOCAL, When::Any, "names the release, nothing else"),
     row(
@@ -118,6 +124,7 @@ pub fn of_agent(message: &FromAgent) -> &'static str {
         FromAgent::Command { .. } => "agent.command",
         FromAgent::Link(_) => "agent.link",
         FromAgent::Oversize { .. } => "agent.oversize",
+        FromAgent::Download { .. } => "agent.download",
     }
 }
 

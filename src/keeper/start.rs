@@ -192,7 +192,8 @@ fn open(settings: Settings) -> Result<Keeper, String> {
         desired,
         unsaved: None,
         apps: Vec::new(),
-        stage: None,
+        stages: Vec::new(),
+        next_stage: 0,
         // Documents will come again; their images need not, if nothing is removed before.
         hold_back: damaged,
         uncollected: false,

@@ -11,7 +11,7 @@ use super::{
     Body, Container, Content, Full, Image, Log, Manifest, Mount, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, Rootfs,
     Seccomp, Security, Stop, Target, Whom,
 };
-use crate::image::{Reference, Source};
+use crate::image::{Form, Reference, Source};
 use crate::protocol::Reason;
 use caps::Capability;
 
@@ -98,18 +98,42 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
 }
 
 fn image(view: View, found: &mut Vec<Found>) -> Option<Image> {
-    let reference: Reference = view.parse("ref")?;
+    let mut reference: Reference = view.parse("ref")?;
+    if let Source::Http { form, .. } = &mut reference.source {
+        *form = downloaded(view, found)?;
+    }
     let form = match reference.source {
-        Source::Rootfs { .. } => "rootfs",
-        Source::OciArchive { .. } => "oci-archive",
+        Source::Rootfs { .. } | Source::Http { form: Form::Rootfs, .. } => "rootfs",
+        Source::OciArchive { .. } | Source::Http { form: Form::OciArchive, .. } => "oci-archive",
         Source::OciDir { .. } | Source::DockerArchive { .. } => "",
     };
     if let Some(node) =
         view.node("type").filter(|n| matches!(n.text(), Some("rootfs" | "oci-archive" | "squashfs")) && n.text() != Some(form))
     {
-        found.push(bad(node, "is not what `ref` says").hint("`type` is for https references; leave it out here"));
+        found.push(bad(node, "is not what `ref` says").hint("`type` is for references to the network; leave it out here"));
     }
     Some(Image { reference, digest: view.parse("digest"), size: view.size("size"), unpacked: view.size("unpacked") })
+}
+
+/// What an image from the network must say besides where it is.
+fn downloaded(view: View, found: &mut Vec<Found>) -> Option<Form> {
+    let place = view.node("ref")?;
+    if view.node("digest").is_none() {
+        found.push(bad(place, "needs `digest` beside it").hint("\"digest\": \"sha256:…\", as sha256sum prints it for the file"));
+    }
+    match view.text("type") {
+        Some("rootfs") => Some(Form::Rootfs),
+        Some("oci-archive") => Some(Form::OciArchive),
+        Some(_) => {
+            let kind = view.node("type")?;
+            found.push(Found::at(kind, Reason::Unsupported, "squashfs images are not supported by this version"));
+            None
+        }
+        None => {
+            found.push(bad(place, "needs `type` beside it").hint("\"type\": \"rootfs\" or \"oci-archive\""));
+            None
+        }
+    }
 }
 
 fn resources(view: View, found: &mut Vec<Found>) -> Resources {

@@ -82,12 +82,12 @@ static IMAGE: [Field; 5] = [
     Field::required(
         "ref",
         Kind::Text(&REFERENCE),
-        "Where it is: oci:/dir[:tag], oci-archive:/file[:tag], docker-archive:/file[:name], rootfs:/file.",
+        "Where it is: oci:/dir[:tag], oci-archive:/file[:tag], docker-archive:/file[:name], rootfs:/file, https://host/file (with digest and type).",
     ),
     Field::optional("digest", Kind::Text(&DIGEST), "What it must be."),
     Field::optional("size", Kind::Size(1, TIB), "Compressed size."),
     Field::optional("unpacked", Kind::Size(1, TIB), "Unpacked size."),
-    Field::optional("type", Kind::Word(&["rootfs", "oci-archive", "squashfs"]), "Form of what an https reference names."),
+    Field::optional("type", Kind::Word(&["rootfs", "oci-archive", "squashfs"]), "What a reference to the network names."),
 ];
 
 static RESOURCES: [Field; 5] = [

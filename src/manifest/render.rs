@@ -3,6 +3,7 @@
 use super::out::Out;
 use super::units::{show_millis, show_size};
 use super::{Body, Container, Content, Manifest, Mount, Placed, Resources, Rlimit, Target, Whom};
+use crate::image::{Form, Source};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -78,6 +79,15 @@ fn word(value: &impl Serialize) -> Out {
 fn container(c: &Container) -> Out {
     let mut out = Members(vec![]);
     let mut image = Members(vec![("ref".into(), Out::text(&c.image.reference))]);
+    if let Source::Http { form, .. } = c.image.reference.source {
+        image.put(
+            "type",
+            Out::text(match form {
+                Form::Rootfs => "rootfs",
+                Form::OciArchive => "oci-archive",
+            }),
+        );
+    }
     image.some("digest", c.image.digest.map(Out::text));
     image.some("size", c.image.size.map(size));
     image.some("unpacked", c.image.unpacked.map(size));

@@ -1,11 +1,11 @@
 //! The processes that stage starts, and waiting for them: with a deadline, and never longer than keeper wants the answer.
 
-use super::source::{Blob, Layer};
+use super::source::{Blob, Extent, Layer};
 use super::{Work, mismatch};
 use crate::finish::{MAX_MARKS, Mark};
 use crate::image::fault::{fault, os};
 use crate::image::{Digest, RelPath};
-use crate::ipc::{Conn, Download, Failure, FromStage, StageJob};
+use crate::ipc::{Conn, Download, Failure, FromStage, StageJob, ToStage, Wish};
 use crate::protocol::Reason;
 use crate::sys::process::{Child, CloneArgs, Cloned, Ended, Spawn, clone, exit_now, reap, spawn};
 use crate::sys::time::boottime;
@@ -51,6 +51,8 @@ pub struct Crew<'a> {
     /// Compressed bytes of finished layers, and of all.
     done: u64,
     total: u64,
+    /// How the download ended.
+    download: Option<Result<u64, Failure>>,
 }
 
 /// One process with its socket. Dropping it kills and reaps: no path leaves one behind.
@@ -88,12 +90,37 @@ impl<'a> Crew<'a> {
     pub fn new(keeper: &'a Conn, job: &StageJob) -> Result<Self, Failure> {
         let exe = crate::sys::exe::sealed().map_err(|e| fault(Reason::Internal, format!("cannot seal our own program: {e}")))?;
         let deadline = boottime() + Duration::from_secs(job.timeout_s.into());
-        Ok(Self { keeper, exe, deadline, timeout_s: job.timeout_s, hash_uid: job.hash_uid, told: Duration::ZERO, done: 0, total: 0 })
+        Ok(Self {
+            keeper,
+            exe,
+            deadline,
+            timeout_s: job.timeout_s,
+            hash_uid: job.hash_uid,
+            told: Duration::ZERO,
+            done: 0,
+            total: 0,
+            download: None,
+        })
     }
 
     /// So many compressed bytes are going to be unpacked.
     pub fn expect_bytes(&mut self, total: u64) {
         self.total = total;
+    }
+
+    /// Has something downloaded; its bytes come out of the pipe.
+    pub fn download(&mut self, wish: &Wish) -> Result<OwnedFd, Failure> {
+        let (from_agent, to_us) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| os("cannot make a pipe", e))?;
+        self.keeper.send_with(&FromStage::Wish(wish.clone()), &[to_us.as_fd()]).map_err(|e| os("cannot ask keeper for a download", e))?;
+        Ok(from_agent)
+    }
+
+    /// Waits for the download's end. A pipe that has ended does not tell whether all bytes came through it.
+    fn downloaded(&mut self) -> Result<u64, Failure> {
+        while self.download.is_none() {
+            self.wait(&[])?;
+        }
+        self.download.take().unwrap_or(Ok(0))
     }
 
     /// The digest of a blob, without unpacking it.
@@ -104,7 +131,7 @@ impl<'a> Crew<'a> {
             self.wait(&[&worker])?;
             self.hear_hash(&mut worker, &mut last, false)?;
         }
-        verdict(last, worker.end(), blob)
+        verdict(last, worker.end(), &blob.name, blob.length())
     }
 
     /// Unpacks a layer below `dir`. Answers only when hash has seen the expected digest and unpack is dead.
@@ -121,12 +148,14 @@ impl<'a> Crew<'a> {
             }
         }
         let ended = unpack.end();
+        let streamed = matches!(layer.blob.extent, Extent::Stream { .. });
+        let sent = if streamed { Some(self.downloaded()?) } else { None };
         // The digest comes first: what a parser says of the wrong bytes is of no interest.
-        let found = verdict(digest, hash.end(), &layer.blob)?;
+        let found = verdict(digest, hash.end(), &layer.blob.name, sent.or(layer.blob.length()))?;
         if found != layer.digest {
             return Err(mismatch(&layer.blob.name, &layer.digest, &found));
         }
-        self.done += layer.blob.length;
+        self.done += layer.blob.length().unwrap_or_default();
         Ok(Unpacked { totals: news.totals(ended)?, marks: news.marks })
     }
 
@@ -143,7 +172,11 @@ impl<'a> Crew<'a> {
     }
 
     fn start_hash(&self, blob: &Blob, output: Option<OwnedFd>) -> Result<Worker, Failure> {
-        let job = hash::Job { offset: blob.offset, length: blob.length, output: output.is_some(), uid: self.hash_uid };
+        let (offset, length) = match blob.extent {
+            Extent::Part { offset, length } => (Some(offset), Some(length)),
+            Extent::Stream { .. } => (None, None),
+        };
+        let job = hash::Job { offset, length, output: output.is_some(), uid: self.hash_uid };
         let start = || {
             let (ours, theirs) = Conn::pair()?;
             let mut fds = vec![theirs.as_fd(), blob.file.as_fd()];
@@ -186,14 +219,15 @@ impl<'a> Crew<'a> {
         Ok(worker)
     }
 
-    /// Sleeps until one of the open workers has something to say; answers which.
-    fn wait(&self, workers: &[&Worker]) -> Result<usize, Failure> {
+    /// Sleeps until one of the open workers has something to say; answers which. Without any, until keeper has spoken.
+    fn wait(&mut self, workers: &[&Worker]) -> Result<usize, Failure> {
         loop {
             let left = self.deadline.checked_sub(boottime()).filter(|d| !d.is_zero());
             let left = left.ok_or_else(|| fault(Reason::Timeout, format!("the image was not ready within {} s", self.timeout_s)))?;
             let open: Vec<usize> = (0..workers.len()).filter(|i| workers[*i].open).collect();
-            // Nothing is expected of keeper; only the end of its socket matters, which poll always tells.
-            let mut ask = vec![PollFd::new(self.keeper.as_fd(), PollFlags::empty())];
+            // Keeper tells how a download ended; the end of its socket, which is the end of the job, poll always tells.
+            let keeper = self.keeper;
+            let mut ask = vec![PollFd::new(keeper.as_fd(), PollFlags::POLLIN)];
             ask.extend(open.iter().map(|i| PollFd::new(workers[*i].conn.as_fd(), PollFlags::POLLIN)));
             let millis = left.as_millis().clamp(1, 60_000) as u16;
             match poll(&mut ask, PollTimeout::from(millis)) {
@@ -202,7 +236,13 @@ impl<'a> Crew<'a> {
             }
             let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
             if ready(&ask[0]) {
-                return Err(fault(Reason::Internal, "keeper has given up the job"));
+                match self.keeper.recv::<ToStage>() {
+                    Ok(Some(ToStage::Downloaded(end))) => self.download = Some(end),
+                    _ => return Err(fault(Reason::Internal, "keeper has given up the job")),
+                }
+                if open.is_empty() {
+                    return Ok(0);
+                }
             }
             if let Some(i) = ask[1..].iter().position(ready) {
                 return Ok(open[i]);
@@ -225,7 +265,7 @@ impl<'a> Crew<'a> {
         let now = boottime();
         if now >= self.told + PROGRESS {
             self.told = now;
-            let so_far = Download { bytes: self.done + bytes, total: Some(self.total) };
+            let so_far = Download { bytes: self.done + bytes, total: (self.total > 0).then_some(self.total) };
             // Keeper may be slow or gone; the latter is noticed by poll.
             let _ = self.keeper.send(&FromStage::Progress(so_far));
         }
@@ -233,13 +273,13 @@ impl<'a> Crew<'a> {
 }
 
 /// What hash says in the end.
-fn verdict(last: Option<hash::Report>, ended: io::Result<Ended>, blob: &Blob) -> Result<Digest, Failure> {
-    match last {
-        Some(hash::Report::Done { digest, bytes }) if bytes == blob.length => Ok(digest),
-        Some(hash::Report::Done { bytes, .. }) => {
-            Err(fault(Reason::DigestMismatch, format!("{} has {bytes} bytes, expected {}", blob.name, blob.length)))
+fn verdict(last: Option<hash::Report>, ended: io::Result<Ended>, name: &str, length: Option<u64>) -> Result<Digest, Failure> {
+    match (last, length) {
+        (Some(hash::Report::Done { bytes, .. }), Some(expected)) if bytes != expected => {
+            Err(fault(Reason::DigestMismatch, format!("{name} has {bytes} bytes, expected {expected}")))
         }
-        Some(hash::Report::Failed(errno)) => Err(os(&format!("cannot read {}", blob.name), io::Error::from_raw_os_error(errno))),
+        (Some(hash::Report::Done { digest, .. }), _) => Ok(digest),
+        (Some(hash::Report::Failed(errno)), _) => Err(os(&format!("cannot read {name}"), io::Error::from_raw_os_error(errno))),
         _ => Err(fault(Reason::Internal, format!("hash ended without a result: {ended:?}"))),
     }
 }

@@ -7,6 +7,8 @@
 //! Nothing outside `staging/` changes before every layer is unpacked, checked and synced. A kill at any point leaves
 //! only what [`crate::image::store::Store::collect_garbage`] removes; hash and unpack die with stage.
 //!
+//! What is on the network is downloaded by the agent, into a pipe that stage makes and keeper hands on: nothing compressed is ever stored.
+//!
 //! Descriptor 3 is the socket to keeper: one [`ToStage`] in, [`FromStage`] out. When keeper closes it, the job is given up.
 
 mod crew;
@@ -54,7 +56,7 @@ fn pull(keeper: &Conn, job: &StageJob) -> bool {
 
 fn collect(data: &str, keep: &[Digest]) -> bool {
     let collected = Store::open(Path::new(data)).and_then(|store| {
-        let _lock = alone(&store)?;
+        let _lock = lock(&store, FlockArg::LockExclusive)?;
         store.collect_garbage(keep)
     });
     match collected {
@@ -66,15 +68,19 @@ fn collect(data: &str, keep: &[Digest]) -> bool {
     }
 }
 
-/// One stage works in the store at a time: collecting empties `staging/`, which another fills.
-fn alone(store: &Store) -> io::Result<Flock<File>> {
+/// Several may bring in images at a time, but none while another collects: that empties `staging/`.
+fn beside(store: &Store) -> io::Result<Flock<File>> {
+    lock(store, FlockArg::LockShared)
+}
+
+fn lock(store: &Store, how: FlockArg) -> io::Result<Flock<File>> {
     let dir = File::open(store.staging())?;
-    Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+    Flock::lock(dir, how).map_err(|(_, e)| e.into())
 }
 
 fn run(keeper: &Conn, job: &StageJob) -> Result<Record, Failure> {
     let store = Store::open(Path::new(&job.data)).map_err(|e| os("cannot open the image store", e))?;
-    let _lock = alone(&store).map_err(|e| os("cannot lock the image store", e))?;
+    let _lock = beside(&store).map_err(|e| os("cannot lock the image store", e))?;
     // The same digest is the same image, wherever it came from. A damaged record is no obstacle: it is written anew.
     let present = |digest: &Digest| store.record(digest).ok().flatten();
     if let Some(record) = job.digest.as_ref().and_then(present) {
@@ -142,7 +148,7 @@ struct Staged {
 
 fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &mut Crew<'_>) -> Result<Staged, Failure> {
     let missing = |l: &&Layer| !store.has_layer(&l.digest);
-    crew.expect_bytes(image.layers.iter().filter(missing).map(|l| l.blob.length).sum());
+    crew.expect_bytes(image.layers.iter().filter(missing).filter_map(|l| l.blob.length()).sum());
     let mut staged = Staged { fresh: Vec::new(), bytes: 0, hidden: 0 };
     // Limits are on what is written: layers that are there already cost nothing.
     let mut written = Totals::default();

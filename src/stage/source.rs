@@ -5,8 +5,8 @@ use super::{Work, mismatch};
 use crate::allowed;
 use crate::image::fault::{fault, os};
 use crate::image::layout::{self, Descriptor, MAX_JSON, MAX_NESTING, Manifest, Wanted};
-use crate::image::{Config, Digest, Host, RelPath, Source, beneath, config, docker};
-use crate::ipc::{Failure, StageJob};
+use crate::image::{Config, Digest, Form, Host, RelPath, Source, Url, beneath, config, docker};
+use crate::ipc::{Failure, StageJob, Wish};
 use crate::protocol::Reason;
 use crate::unpack::Content;
 use nix::fcntl::{OFlag, open};
@@ -38,16 +38,45 @@ pub struct Layer {
     pub whiteouts: bool,
 }
 
-/// A range of a regular file.
+/// Bytes to come.
 pub struct Blob {
     /// For messages.
     pub name: String,
-    /// The file.
+    /// The file, or the pipe's reading end.
     pub file: OwnedFd,
-    /// First byte.
-    pub offset: u64,
-    /// Number of bytes.
-    pub length: u64,
+    /// Which of its bytes.
+    pub extent: Extent,
+}
+
+/// Where in a file a blob is.
+#[derive(Debug, Clone, Copy)]
+pub enum Extent {
+    /// A part of a regular file.
+    Part {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+    /// All that comes out of a pipe, which the agent fills with a download.
+    Stream {
+        /// Number of bytes, if the manifest promises one.
+        promised: Option<u64>,
+    },
+}
+
+impl Blob {
+    fn part(name: String, file: OwnedFd, offset: u64, length: u64) -> Self {
+        Self { name, file, extent: Extent::Part { offset, length } }
+    }
+
+    /// Number of bytes, as far as known.
+    pub fn length(&self) -> Option<u64> {
+        match self.extent {
+            Extent::Part { length, .. } => Some(length),
+            Extent::Stream { promised } => promised,
+        }
+    }
 }
 
 /// Reads all that is needed to know which bytes make the image.
@@ -61,7 +90,22 @@ pub fn plan(job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Image, F
         Source::OciArchive { path, tag } => oci(&archive(path, job, crew, work)?, tag.as_deref(), job.digest, &host),
         Source::DockerArchive { path, name } => docker(&archive(path, job, crew, work)?, name.as_deref(), job.digest, &host),
         Source::Rootfs { path } => rootfs(path, job, crew),
+        Source::Http { url, form } => {
+            let digest =
+                job.digest.ok_or_else(|| fault(Reason::BadValue, format!("{url} has no digest, so nothing would vouch for it")))?;
+            match form {
+                Form::Rootfs => download(url, digest, job, crew),
+                Form::OciArchive => Err(fault(Reason::Unsupported, "OCI archives from the network are not supported by this version")),
+            }
+        }
     }
+}
+
+/// A plain root file system from the network. Its bytes go from the agent straight through hash and unpack.
+fn download(url: &Url, digest: Digest, job: &StageJob, crew: &mut Crew<'_>) -> Result<Image, Failure> {
+    let wish = Wish { url: url.clone(), size: job.size, max: job.size.unwrap_or(job.max_bytes) };
+    let blob = Blob { name: url.to_string(), file: crew.download(&wish)?, extent: Extent::Stream { promised: job.size } };
+    Ok(Image { digest, config: Config::default(), layers: vec![Layer { digest, blob, whiteouts: false }] })
 }
 
 fn machine() -> String {
@@ -90,7 +134,7 @@ fn regular(file: impl AsFd, name: &str) -> Result<u64, Failure> {
 fn whole_file(path: &str, job: &StageJob) -> Result<Blob, Failure> {
     let file = open_path(path, job, OFlag::empty())?;
     let length = regular(&file, path)?;
-    Ok(Blob { name: path.to_owned(), file, offset: 0, length })
+    Ok(Blob::part(path.to_owned(), file, 0, length))
 }
 
 /// A plain root file system: the file is the only layer, and its digest the identity.
@@ -121,7 +165,8 @@ enum Held {
 }
 
 fn archive<'a>(path: &'a str, job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Blobs<'a>, Failure> {
-    let Blob { file, length, .. } = whole_file(path, job)?;
+    let blob = whole_file(path, job)?;
+    let (length, file) = (blob.length().unwrap_or_default(), blob.file);
     let about = |f: Failure| fault(f.reason, format!("cannot read archive {path}: {}", f.message));
     let entries = crew.list(file.as_fd(), work).map_err(about)?;
     Ok(Blobs { path, held: Held::Archive { file, length, entries } })
@@ -138,7 +183,7 @@ impl Blobs<'_> {
                     _ => os(&format!("cannot open {shown}"), e),
                 })?;
                 let length = regular(&file, &shown)?;
-                Ok(Blob { name: shown, file, offset: 0, length })
+                Ok(Blob::part(shown, file, 0, length))
             }
             Held::Archive { file, length, entries } => {
                 let (offset, size) = range(entries, name).ok_or_else(|| fault(Reason::ImageMissing, format!("there is no {shown}")))?;
@@ -147,7 +192,7 @@ impl Blobs<'_> {
                     return Err(fault(Reason::HostileArchive, format!("{shown} goes on behind the archive's end")));
                 }
                 let file = file.try_clone().map_err(|e| os("cannot use the archive", e))?;
-                Ok(Blob { name: shown, file, offset, length: size })
+                Ok(Blob::part(shown, file, offset, size))
             }
         }
     }
@@ -158,12 +203,13 @@ impl Blobs<'_> {
     }
 
     fn json(&self, blob: &Blob) -> Result<Vec<u8>, Failure> {
-        if blob.length > MAX_JSON as u64 {
-            return Err(fault(Reason::Unsupported, format!("{} has {} bytes, at most {MAX_JSON} are allowed", blob.name, blob.length)));
+        let Extent::Part { offset, length } = blob.extent else { return Err(fault(Reason::Internal, "a document cannot be a stream")) };
+        if length > MAX_JSON as u64 {
+            return Err(fault(Reason::Unsupported, format!("{} has {length} bytes, at most {MAX_JSON} are allowed", blob.name)));
         }
-        let mut bytes = vec![0; blob.length as usize];
+        let mut bytes = vec![0; length as usize];
         let file = std::fs::File::from(blob.file.try_clone().map_err(|e| os("cannot use the image", e))?);
-        file.read_exact_at(&mut bytes, blob.offset).map_err(|e| os(&format!("cannot read {}", blob.name), e))?;
+        file.read_exact_at(&mut bytes, offset).map_err(|e| os(&format!("cannot read {}", blob.name), e))?;
         Ok(bytes)
     }
 
@@ -195,10 +241,12 @@ fn range(entries: &BTreeMap<RelPath, Content>, name: &RelPath) -> Option<(u64, u
 }
 
 fn check_size(blob: &Blob, d: &Descriptor) -> Result<(), Failure> {
-    if blob.length == d.size {
-        return Ok(());
+    match blob.length() {
+        Some(length) if length != d.size => {
+            Err(fault(Reason::DigestMismatch, format!("{} has {length} bytes, its descriptor says {}", blob.name, d.size)))
+        }
+        _ => Ok(()),
     }
-    Err(fault(Reason::DigestMismatch, format!("{} has {} bytes, its descriptor says {}", blob.name, blob.length, d.size)))
 }
 
 fn oci(blobs: &Blobs<'_>, tag: Option<&str>, pinned: Option<Digest>, host: &Host) -> Result<Image, Failure> {

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// Changes with what is built here, so that an older cache is not used.
-const EDITION: &str = "5";
+const EDITION: &str = "6";
 
 const APPLETS: &[&str] = &[
     "cat", "chmod", "cp", "date", "dd", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount",
@@ -52,6 +52,11 @@ pub fn archive() -> String {
     format!("oci-archive:{}/layout.tar:plain", dir().display())
 }
 
+/// The root file system of `plain`, compressed.
+pub fn rootfs() -> PathBuf {
+    dir().join("rootfs.tar.gz")
+}
+
 /// A root file system that takes a while to unpack.
 pub fn slow() -> String {
     format!("rootfs:{}/slow.tar.gz", dir().display())
@@ -82,6 +87,7 @@ fn build(work: &Path) {
     let more = ["--config.user", "app", "--config.workingdir", "/work", "--config.stopsignal", "SIGUSR1"];
     umoci(&[&["config", "--image", &plain, "--tag", "config"][..], &set, &more].concat());
     run(Command::new("tar").args(["-C", &store, "-cf", &path("layout.tar"), "."]));
+    run(Command::new("tar").args(["-C", &path("bundle/rootfs"), "-czf", &path("rootfs.tar.gz"), "."]));
     fs::File::create(work.join("bundle/rootfs/ballast")).unwrap().set_len(192 << 20).unwrap();
     run(Command::new("tar").args(["-C", &path("bundle/rootfs"), "-czf", &path("slow.tar.gz"), "."]));
     fs::remove_dir_all(bundle).unwrap();

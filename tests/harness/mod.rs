@@ -9,6 +9,7 @@ pub mod broker;
 pub mod bundle;
 pub mod device;
 pub mod image;
+pub mod server;
 
 use std::time::{Duration, Instant};
 

@@ -73,6 +73,7 @@ impl Bench {
         StageJob {
             reference: Reference { text: "test".into(), source },
             digest: None,
+            size: None,
             data: data.to_str().unwrap().to_owned(),
             max_bytes: 256 << 20,
             max_inodes: 100_000,
@@ -136,7 +137,7 @@ impl Bench {
 pub fn answer(conn: &Conn) -> Answer {
     loop {
         match conn.recv::<FromStage>().unwrap() {
-            Some(FromStage::Progress(_)) => {}
+            Some(FromStage::Progress(_) | FromStage::Wish(_)) => {}
             Some(FromStage::Ready(record)) => return Ok(record),
             Some(FromStage::Failed(f)) => return Err((f.reason, f.message)),
             None => panic!("stage ended without an answer"),
