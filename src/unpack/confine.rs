@@ -21,17 +21,31 @@ const MAX_MEMORY: u64 = 64 << 20;
 const MAX_FILES: u64 = 32;
 
 /// Enters the cage and answers its root directory.
+///
+/// # Errors
+/// Which step the kernel refuses; then nothing may be read.
 pub fn enter(stage: &Conn, job: &Job) -> Result<OwnedFd, Failure> {
-    let step = |what: &str, r: io::Result<()>| r.map_err(|e| fault(Reason::Unpack, format!("cannot confine unpack: {what}: {e}")));
+    let root = walls(stage, job)?;
+    step("system call filter", confine::load(confine::Role::Unpack))?;
+    Ok(root)
+}
+
+/// The cage without its system call filter: what must hold by itself, should a call that the filter allows turn out to be a door.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn walls(stage: &Conn, job: &Job) -> Result<OwnedFd, Failure> {
     step("limits", limit(job))?;
     step("root directory", become_root(&job.root))?;
     step("capabilities", drop_capabilities(&job.task))?;
     step("parent", crate::hash::die_with_parent(stage))?;
     umask(Mode::empty());
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let root = open("/", flags, Mode::empty()).map_err(|e| fault(Reason::Unpack, format!("cannot open the staging directory: {e}")))?;
-    step("system call filter", confine::load(confine::Role::Unpack))?;
-    Ok(root)
+    open("/", flags, Mode::empty()).map_err(|e| fault(Reason::Unpack, format!("cannot open the staging directory: {e}")))
+}
+
+fn step(what: &str, done: io::Result<()>) -> Result<(), Failure> {
+    done.map_err(|e| fault(Reason::Unpack, format!("cannot confine unpack: {what}: {e}")))
 }
 
 fn limit(job: &Job) -> io::Result<()> {

@@ -1,0 +1,104 @@
+//! The role of unpack in the attacker's hands: it enters the cage as unpack does, then does what the blob says: `cage WORDS` or, without the
+//! system call filter, `walls WORDS`.
+
+use super::attempts::attempt;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use wherry::finish::Mark;
+use wherry::image::RelPath;
+use wherry::image::fault::fault;
+use wherry::ipc::{Conn, VERSION};
+use wherry::protocol::Reason;
+use wherry::sys::fd::inherited;
+use wherry::sys::socket;
+use wherry::unpack::{Content, Found, Job, Report, Totals, confine};
+
+/// As [`wherry::unpack::main`].
+pub fn main() -> ExitCode {
+    let stage = Conn::new(inherited(3).unwrap());
+    let job: Job = stage.recv().unwrap().unwrap();
+    let mut input = File::from(inherited(4).unwrap());
+    let mut order = String::new();
+    input.read_to_string(&mut order).unwrap();
+    let (cage, words) = order.split_once(' ').unwrap();
+    let root = if cage == "walls" { confine::walls(&stage, &job) } else { confine::enter(&stage, &job) };
+    let _root = match root {
+        Ok(root) => root,
+        Err(failure) => return tell(&stage, &Report::Failed(failure)),
+    };
+    match words {
+        "spin" => loop {
+            std::hint::spin_loop();
+        },
+        "wait" => wait(&stage),
+        "wait-after-success" => {
+            tell(&stage, &Report::Done(Totals::default()));
+            wait(&stage)
+        }
+        _ => match words.strip_prefix("lie ") {
+            Some(lie) => tell_lie(&stage, lie),
+            None => tell(&stage, &Report::Failed(fault(Reason::HostileArchive, attempt(words)))),
+        },
+    }
+}
+
+/// For ever: stage sends nothing more.
+fn wait(stage: &Conn) -> ExitCode {
+    let _ = stage.recv::<()>();
+    ExitCode::SUCCESS
+}
+
+fn tell(stage: &Conn, report: &Report) -> ExitCode {
+    // Stage may have heard enough already.
+    let _ = stage.send(report);
+    ExitCode::SUCCESS
+}
+
+fn repeat(stage: &Conn, times: usize, report: &Report) {
+    for _ in 0..times {
+        tell(stage, report);
+    }
+}
+
+fn path(name: &str) -> RelPath {
+    RelPath::parse(name.as_bytes()).unwrap()
+}
+
+fn tell_lie(stage: &Conn, lie: &str) -> ExitCode {
+    let raw = |bytes: &[u8], fds: &[BorrowedFd<'_>]| {
+        let _ = socket::send(stage.as_fd(), bytes, fds);
+    };
+    match lie {
+        "too-many-marks" => repeat(stage, 300, &Report::Marks(vec![Mark::Implied(path("d")); 256])),
+        "too-long-marks" => {
+            let long = path(&format!("{}/x", "n".repeat(250)).repeat(10));
+            repeat(stage, 900, &Report::Marks(vec![Mark::Whiteout(long); 20]));
+        }
+        "too-many-found" => (0..20u32).for_each(|n| {
+            let one = |m| Found { path: path(&format!("{n}-{m}")), what: Content::Data { offset: 0, size: 1 } };
+            tell(stage, &Report::Found((0..256u32).map(one).collect()));
+        }),
+        // A report of one mark, an opaque directory with this name, as postcard writes it.
+        "mark-climbs" => raw(&[&[VERSION, 1, 1, 1, 9][..], b"../../etc"].concat(), &[]),
+        "garbage" => raw(&[VERSION, 200, 200, 200], &[]),
+        "other-version" => raw(&[VERSION + 1, 0, 0], &[]),
+        "too-long" => raw(&vec![VERSION; wherry::ipc::MAX_FRAME + 100], &[]),
+        "too-many-descriptors" => raw(&[VERSION, 0, 0], &[stage.as_fd(); 9]),
+        "mark-through-link" => return marked(stage, Mark::Opaque(path("s"))),
+        "whiteout-through-link" => return marked(stage, Mark::Whiteout(path("s/canary"))),
+        "terminal" => return tell(stage, &Report::Failed(fault(Reason::HostileArchive, "\u{1b}[2Jred"))),
+        "success" | "succeed" => return tell(stage, &Report::Done(Totals::default())),
+        "silence" => return ExitCode::SUCCESS,
+        _ => panic!("no lie {lie:?}"),
+    }
+    tell(stage, &Report::Done(Totals::default()))
+}
+
+/// A tree with a link out, a mark behind it, and all is well.
+fn marked(stage: &Conn, mark: Mark) -> ExitCode {
+    std::os::unix::fs::symlink("/tmp", "/s").unwrap();
+    tell(stage, &Report::Marks(vec![mark]));
+    tell(stage, &Report::Done(Totals::default()))
+}
