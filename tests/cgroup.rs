@@ -572,7 +572,7 @@ fn attaching_a_process_that_is_gone_is_an_error_that_says_so() {
 fn a_thread_that_joins_by_itself_is_in_every_hierarchy() {
     const ROLE: &str = "WHERRY_TEST_GROUP";
     if let Ok(path) = std::env::var(ROLE) {
-        Layout::detect().unwrap().group(&path).attach_self().unwrap();
+        Layout::detect().unwrap().group(&path).attach_self(false).unwrap();
         return println!("{}", std::fs::read_to_string("/proc/thread-self/cgroup").unwrap());
     }
     let scene = Scene::new(&Resources::default());
@@ -670,6 +670,19 @@ fn removing_the_last_container_removes_its_app_but_not_our_parent() {
     assert!(two.remove().unwrap());
     assert!(!exists(&layout, &app), "an empty app goes");
     assert!(exists(&layout, PARENT), "the parent stays");
+}
+
+#[test]
+fn clearing_a_container_takes_its_own_groups_and_leaves_those_above() {
+    let layout = Layout::detect().unwrap();
+    layout.prepare(PARENT).unwrap();
+    let app = fresh_path();
+    let (one, below) = (layout.group(&format!("{app}/one")), layout.group(&format!("{app}/one/a/b")));
+    below.create(&Resources::default()).unwrap();
+    assert!(one.clear().unwrap());
+    assert!(!exists(&layout, one.path()) && exists(&layout, &app));
+    assert!(one.clear().unwrap(), "what is not there is cleared");
+    assert!(layout.group(&app).remove().unwrap());
 }
 
 fn exists(layout: &Layout, path: &str) -> bool {

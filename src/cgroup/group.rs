@@ -183,18 +183,19 @@ impl Group {
 
     /// Moves the calling process, which must have a single thread, into the group: much cheaper than [`Group::attach`]. Writing `0` to a
     /// v1 `tasks` file moves the caller's thread alone, for which the kernel need not stop forks and exits on the whole machine first.
-    /// v2 has no such file; a child cloned into [`Group::unified_fd`] is there already, and then no write is made.
+    /// v2 has no such file; `born` says that the caller was cloned into [`Group::unified_fd`], and then no write is made there.
     ///
     /// # Errors
     /// The first refusal; hierarchies after it are not tried.
-    pub fn attach_self(&self) -> Result<(), Error> {
+    pub fn attach_self(&self, born: bool) -> Result<(), Error> {
         self.valid()?;
         for (root, version) in self.roots() {
-            let dir = Path::new(root).join(&self.path);
-            if version == Version::Two && born_in(&dir) {
-                continue;
-            }
-            let path = dir.join(if version == Version::One { "tasks" } else { "cgroup.procs" });
+            let file = match version {
+                Version::One => "tasks",
+                Version::Two if born => continue,
+                Version::Two => "cgroup.procs",
+            };
+            let path = Path::new(root).join(&self.path).join(file);
             files::write(&path, "0").map_err(|e| Error::io("attach to", &path, e))?;
         }
         Ok(())
@@ -320,14 +321,20 @@ impl Group {
     /// # Errors
     /// Any other refusal.
     pub fn remove(&self) -> io::Result<bool> {
+        let gone = self.clear()?;
+        self.roots().iter().for_each(|(root, _)| self.remove_empty_above(root));
+        Ok(gone)
+    }
+
+    /// The same, but the groups above stay, for who will soon need them again: each costs as much to make and to remove as the group itself.
+    ///
+    /// # Errors
+    /// As [`Group::remove`].
+    pub fn clear(&self) -> io::Result<bool> {
         let mut gone = true;
-        for (root, _) in self.roots() {
-            let dir = Path::new(root).join(&self.path);
-            // Deepest first: the walk lists every group before those below it.
-            for group in tree(&dir).iter().rev() {
-                gone &= remove_one(group)?;
-            }
-            self.remove_empty_above(root);
+        for dir in self.dirs() {
+            // Few have sub-groups: the walk is for those.
+            gone &= remove_one(&dir)? || remove_tree(&dir)?;
         }
         Ok(gone)
     }
@@ -342,6 +349,15 @@ impl Group {
             path = above;
         }
     }
+}
+
+/// Deepest first: the walk lists every group before those below it.
+fn remove_tree(dir: &Path) -> io::Result<bool> {
+    let mut gone = true;
+    for group in tree(dir).iter().rev() {
+        gone &= remove_one(group)?;
+    }
+    Ok(gone)
 }
 
 fn remove_one(dir: &Path) -> io::Result<bool> {
@@ -383,6 +399,11 @@ impl Layout {
 
 /// mkdir -p of `path` below `root`, which must exist. Answers what was not there before.
 pub(super) fn make_dirs(root: &str, path: &str) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
+    // The groups above are there as a rule: a neighbour lives in them, or they were kept.
+    let leaf = Path::new(root).join(path);
+    if std::fs::create_dir(&leaf).is_ok() {
+        return Ok(vec![leaf]);
+    }
     // A neighbour that is removed at this moment takes the level above along when it is empty: then begin again.
     const ATTEMPTS: usize = 8;
     let mut result = make_dirs_once(root, path);
@@ -417,10 +438,4 @@ fn no_file(l: &Limit, version: Version, dir: &Path) -> String {
         (Version::Two, _) => format!("controller {} is not switched on for {}", l.controller, dir.display()),
         (Version::One, file) => format!("{} has no {file}", dir.display()),
     }
-}
-
-/// Whether the caller was cloned into this v2 group.
-fn born_in(dir: &Path) -> bool {
-    let own = std::process::id().to_string();
-    files::read(&dir.join("cgroup.procs")).is_ok_and(|t| t.lines().any(|l| l == own))
 }

@@ -34,6 +34,8 @@ pub struct Start {
     pub root: OwnedFd,
     /// Its cgroup group.
     pub group: Group,
+    /// We were born in the v2 part of it.
+    pub born: bool,
     /// The host's side of its mounts.
     pub sources: Sources,
     /// Where its output goes.
@@ -46,7 +48,7 @@ pub struct Start {
 pub fn main(conn: &Conn, start: Start) -> ! {
     // From the start: to a pid 1, a signal with its default action is dropped unless blocked, and keeper may ask us to stop at any time. The payload
     // unblocks all, and gets what waited.
-    let ready = pid1::block_all().or_fail(|| "block the signals").and_then(|()| wait_for_go(conn, &start.group));
+    let ready = pid1::block_all().or_fail(|| "block the signals").and_then(|()| wait_for_go(conn, &start.group, start.born));
     let Start { spec, root, sources, log, record, .. } = start;
     let payload = match ready.and_then(|()| enter(&spec, root, sources, log)) {
         Ok(payload) => payload,

@@ -87,7 +87,7 @@ impl Conn {
 
     /// Receives one message with its descriptors; `None` when the peer is gone.
     pub fn recv_with<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut buf = vec![0; MAX_FRAME + 1];
+        let mut buf = vec![0; crate::sys::socket::next_len(&self.0)?.min(MAX_FRAME + 1)];
         match crate::sys::socket::recv(&self.0, &mut buf)? {
             (0, _) => Ok(None),
             (n, fds) => Ok(Some((decode(&buf[..n])?, fds))),

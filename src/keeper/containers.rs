@@ -453,7 +453,8 @@ impl Live {
     /// Removes the group of the last run; false while tasks in it are still dying.
     fn try_clean(&mut self, ctx: &Context) -> bool {
         let group = self.group(ctx);
-        match group.remove() {
+        // The app's own group stays as long as the app is known.
+        match group.clear() {
             Ok(gone) => {
                 if !gone {
                     let _ = group.kill();

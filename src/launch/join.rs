@@ -126,7 +126,7 @@ fn ptmx(pid: i32) -> Result<OwnedFd, Failure> {
 /// The group first: what is used from here on counts as the container's, and with its view of the cgroup tree we could not get there any
 /// more. The clone is born into it, in all hierarchies; `CLONE_INTO_CGROUP` would want a descriptor of the host's tree in the clone.
 fn join(job: &ExecJob, namespaces: Vec<(OwnedFd, CloneFlags, &'static str)>) -> Result<(), Failure> {
-    job.layout.group(&job.group).attach_self().map_err(cgroup_failure)?;
+    job.layout.group(&job.group).attach_self(false).map_err(cgroup_failure)?;
     // With our session, a terminal of the host could come along.
     setsid().or_fail(|| "start a session")?;
     for (namespace, flag, name) in namespaces {

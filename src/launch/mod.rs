@@ -92,9 +92,10 @@ fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<
     let missing = group.create(&spec.resources).map_err(cgroup_failure)?;
     let sources = Sources { nodes, binds, groups: views(wiring)?, files };
     let own_network = spec.network == Network::None;
-    match clone_pid1(&group, own_network)? {
-        None => init::main(conn, Start { spec, root, group, sources, log, record: record.into() }),
-        Some(child) => told(conn, &child, missing, None),
+    let (cloned, born) = clone_pid1(&group, own_network)?;
+    match cloned {
+        Cloned::Child => init::main(conn, Start { spec, root, group, born, sources, log, record: record.into() }),
+        Cloned::Parent(child) => told(conn, &child, missing, None),
     }
 }
 
@@ -140,27 +141,26 @@ fn views(wiring: &Wiring) -> Result<Vec<(String, Tree)>, Failure> {
     Ok(out)
 }
 
-/// Clones pid 1: `None` in it.
+/// Clones pid 1, and says whether it was born in its group.
 ///
 /// CLONE_PARENT makes it keeper's child, so keeper is told of its end by the kernel alone; it wants exit signal 0, or the answer is EINVAL. The cgroup
 /// namespace is not in the list: it shows the group of the moment it was made as its root, so pid 1 unshares it once it is in its group.
-fn clone_pid1(group: &Group, own_network: bool) -> Result<Option<Child>, Failure> {
+fn clone_pid1(group: &Group, own_network: bool) -> Result<(Cloned, bool), Failure> {
     let network = if own_network { libc::CLONE_NEWNET } else { 0 };
     clone_into(group, libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | network).or_fail(|| "clone pid 1")
 }
 
 /// Clones a child of keeper's, born in the group where the kernel can do that; elsewhere the child joins by [`Group::attach_self`].
-fn clone_into(group: &Group, flags: i32) -> io::Result<Option<Child>> {
+fn clone_into(group: &Group, flags: i32) -> io::Result<(Cloned, bool)> {
     let flags = (libc::CLONE_PARENT | flags) as u64;
     // Closed in the child as well when this function returns there.
     let dir = group.unified_fd()?;
     let born_there = clone(CloneArgs { flags, exit_signal: 0, cgroup: dir.as_ref().map(AsFd::as_fd) });
-    let cloned = match born_there {
+    match born_there {
         // Kernels before 5.7, or a group that nobody can be born into.
-        Err(e) if dir.is_some() && refuses_birth(&e) => clone(CloneArgs { flags, exit_signal: 0, cgroup: None }),
-        other => other,
-    }?;
-    Ok(if let Cloned::Parent(child) = cloned { Some(child) } else { None })
+        Err(e) if dir.is_some() && refuses_birth(&e) => Ok((clone(CloneArgs { flags, exit_signal: 0, cgroup: None })?, false)),
+        other => Ok((other?, dir.is_some())),
+    }
 }
 
 fn refuses_birth(error: &io::Error) -> bool {
@@ -173,12 +173,12 @@ fn told(conn: &Conn, child: &Child, missing: Vec<(String, String)>, terminal: Op
     conn.send_with(&FromLaunch::Cloned { pid: child.pid, missing }, &fds).or_fail(|| "report the process")
 }
 
-/// The first thing that a clone does: joins what it was not born into, from inside, which is the cheap way on v1; then waits for keeper.
+/// The first thing that pid 1 does: joins what it was not born into, from inside, which is the cheap way on v1; then waits for keeper.
 ///
 /// # Errors
 /// Why the group could not be joined; told after `Go`, since keeper takes nothing before it.
-pub(crate) fn wait_for_go(conn: &Conn, group: &Group) -> Result<(), Failure> {
-    let attached = group.attach_self().map_err(cgroup_failure);
+pub(crate) fn wait_for_go(conn: &Conn, group: &Group, born: bool) -> Result<(), Failure> {
+    let attached = group.attach_self(born).map_err(cgroup_failure);
     await_go(conn);
     attached
 }

@@ -31,6 +31,18 @@ pub fn send(sock: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result
     }
 }
 
+/// Length of the packet that is next, which stays where it is; 0 when the peer is gone. Whoever makes a buffer of that size maps no more than
+/// a message needs.
+pub fn next_len(sock: impl AsFd) -> io::Result<usize> {
+    loop {
+        match recvmsg::<()>(sock.as_fd().as_raw_fd(), &mut [IoSliceMut::new(&mut [])], None, MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Ok(message) => return Ok(message.bytes),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 /// Receives one packet into `buf`; 0 bytes mean that the peer is gone.
 ///
 /// # Errors
