@@ -31,10 +31,10 @@ const READ: OFlag = OFlag::O_NONBLOCK.union(NOTHING);
 ///
 /// # Errors
 /// The sentence. A reader that went away is none of ours: it knows why.
-pub fn pack(path: &str, out: impl Write, remark: &mut dyn FnMut(String)) -> Result<(), String> {
+pub fn pack(path: &str, mut out: impl Write, remark: &mut dyn FnMut(String)) -> Result<(), String> {
     let (place, name, merge, follow) = source(path);
     let name = if merge { "." } else { name };
-    let mut walk = Walk { out: Builder::new(BufWriter::new(out)), links: HashMap::new(), remark, written: 0 };
+    let mut walk = Walk { out: Builder::new(BufWriter::new(&mut out as &mut dyn Write)), links: HashMap::new(), remark, written: 0 };
     let packed = walk.top(place, Path::new(name), follow).and_then(|()| walk.out.into_inner().and_then(|mut out| out.flush()));
     match packed {
         Err(e) if e.raw_os_error() == Some(libc::EPIPE) => Ok(()),
@@ -42,8 +42,8 @@ pub fn pack(path: &str, out: impl Write, remark: &mut dyn FnMut(String)) -> Resu
     }
 }
 
-struct Walk<'a, W: Write> {
-    out: Builder<W>,
+struct Walk<'a> {
+    out: Builder<BufWriter<&'a mut dyn Write>>,
     links: HashMap<(u64, u64), PathBuf>,
     remark: &'a mut dyn FnMut(String),
     written: u64,
@@ -57,7 +57,7 @@ fn other(what: impl Into<String>) -> io::Error {
     io::Error::other(what.into())
 }
 
-impl<W: Write> Walk<'_, W> {
+impl Walk<'_> {
     fn top(&mut self, path: &str, name: &Path, follow: bool) -> io::Result<()> {
         let (parent, last) = match path.rsplit_once('/') {
             _ if follow => (path, "."),
@@ -105,11 +105,11 @@ impl<W: Write> Walk<'_, W> {
         if size == 0 {
             let mut content = Vec::new();
             file.take(MAX_SIZELESS).read_to_end(&mut content)?;
-            return self.out.append_data(&mut header(&stat, EntryType::Regular, content.len() as u64), path, &content[..]);
+            return self.append(header(&stat, EntryType::Regular, content.len() as u64), path, &mut &content[..]);
         }
         // As many bytes as were announced, also of a file that grows or shrinks.
-        let content = (&mut file).take(size).chain(io::repeat(0)).take(size);
-        self.out.append_data(&mut header(&stat, EntryType::Regular, size), path, content)
+        let mut content = (&mut file).take(size).chain(io::repeat(0)).take(size);
+        self.append(header(&stat, EntryType::Regular, size), path, &mut content)
     }
 
     fn dir(&mut self, dir: OwnedFd, path: &Path, depth: usize) -> io::Result<()> {
@@ -117,7 +117,7 @@ impl<W: Write> Walk<'_, W> {
             return Err(other(format!("{} lies deeper than {MAX_DEPTH} directories", path.display())));
         }
         self.written += 1;
-        self.out.append_data(&mut header(&fstat(&dir)?, EntryType::Directory, 0), path, io::empty())?;
+        self.append(header(&fstat(&dir)?, EntryType::Directory, 0), path, &mut io::empty())?;
         let kernels = [PROC_SUPER_MAGIC, SYSFS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC];
         if depth > 0 && kernels.contains(&fstatfs(&dir)?.filesystem_type()) && self.is_mount(&dir)? {
             (self.remark)(format!("left out what is in {}: the kernel's own files", path.display()));
@@ -141,6 +141,10 @@ impl<W: Write> Walk<'_, W> {
             }
         }
         Ok(())
+    }
+
+    fn append(&mut self, mut header: Header, path: &Path, content: &mut dyn Read) -> io::Result<()> {
+        self.out.append_data(&mut header, path, content)
     }
 
     fn is_mount(&self, dir: &OwnedFd) -> io::Result<bool> {

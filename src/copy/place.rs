@@ -158,7 +158,7 @@ struct Placer {
 }
 
 impl Placer {
-    fn put<R: Skip>(&mut self, archive: &mut Archive<R>, e: &Entry, parts: &[&OsStr], link: Option<&[&OsStr]>) -> Result<(), String> {
+    fn put(&mut self, archive: &mut Archive<'_>, e: &Entry, parts: &[&OsStr], link: Option<&[&OsStr]>) -> Result<(), String> {
         self.count += 1;
         if self.count > MAX_ENTRIES {
             return Err(format!("more than {MAX_ENTRIES} entries were sent"));
@@ -206,7 +206,7 @@ impl Placer {
         Ok(())
     }
 
-    fn file<R: Skip>(&self, archive: &mut Archive<R>, dir: BorrowedFd<'_>, name: &OsStr, e: &Entry) -> io::Result<()> {
+    fn file(&self, archive: &mut Archive<'_>, dir: BorrowedFd<'_>, name: &OsStr, e: &Entry) -> io::Result<()> {
         self.replace(dir, name, |temporary| {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let mut file = File::from(openat(dir, temporary, flags, Mode::from_bits_truncate(0o600))?);

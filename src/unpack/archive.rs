@@ -78,8 +78,9 @@ struct Extra {
 }
 
 /// A tar archive.
-pub struct Archive<R> {
-    input: R,
+pub struct Archive<'a> {
+    // One code for every kind of input: this parser takes some twenty kilobytes of flash.
+    input: Box<dyn Skip + 'a>,
     position: u64,
     /// Content of the current entry that has not been read.
     content: u64,
@@ -92,10 +93,10 @@ fn hostile(message: String) -> Failure {
     fault(Reason::HostileArchive, message)
 }
 
-impl<R: Skip> Archive<R> {
+impl<'a> Archive<'a> {
     /// Nothing read yet.
-    pub fn new(input: R) -> Self {
-        Self { input, position: 0, content: 0, padding: 0, last: "its beginning".to_owned() }
+    pub fn new(input: impl Skip + 'a) -> Self {
+        Self { input: Box::new(input), position: 0, content: 0, padding: 0, last: "its beginning".to_owned() }
     }
 
     /// The next entry; `None` behind the last.

@@ -88,7 +88,7 @@ impl Tree {
         Self { root, limits, totals, whiteouts, implied, times, remembered: 0, attributes: 0, buffer }
     }
 
-    fn place<R: Skip>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Failure> {
+    fn place(&mut self, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), Failure> {
         let path = RelPath::parse(&entry.name).map_err(|why| hostile(&entry.name, why))?;
         if self.limits.whiteouts && self.mark(&path)? {
             return Ok(());
@@ -223,7 +223,7 @@ impl Tree {
         Ok(())
     }
 
-    fn file<R: Skip>(&mut self, path: &RelPath, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Failure> {
+    fn file(&mut self, path: &RelPath, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), Failure> {
         if entry.size > self.limits.bytes - self.totals.bytes {
             return Err(fault(Reason::NoSpace, format!("the image unpacks to more than {} bytes (at entry {path})", self.limits.bytes)));
         }
