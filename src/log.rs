@@ -2,6 +2,7 @@
 
 use crate::exit::visible;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::collections::VecDeque;
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
@@ -18,6 +19,23 @@ const REPEAT: Duration = Duration::from_secs(1);
 
 /// The environment variable that sets the level: `off error warn info debug trace`.
 pub const LEVEL: &str = "WHERRY_LOG";
+
+/// The last lines of keeper, for the support bundle.
+static RECENT: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+/// Most lines of keeper that are kept, and most bytes of them.
+const KEPT: (usize, usize) = (200, 24 * 1024);
+
+/// The last lines that keeper has written, oldest first, with the seconds since boot before each.
+pub fn recent() -> Vec<String> {
+    RECENT.lock().map(|lines| lines.iter().cloned().collect()).unwrap_or_default()
+}
+
+fn keep(lines: &mut VecDeque<String>, text: String) {
+    lines.push_back(text);
+    while lines.len() > KEPT.0 || lines.iter().map(String::len).sum::<usize>() > KEPT.1 {
+        lines.pop_front();
+    }
+}
 
 /// Takes over the `log` facade for this process. `role` stands in front of each line. The level comes from [`LEVEL`], else from
 /// `settings`, else it is `info`. Later calls change nothing.
@@ -63,6 +81,11 @@ impl Log for Sink {
         let Ok(mut last) = self.last.lock() else { return };
         for out in last.pass(record.level(), text, crate::sys::time::boottime()) {
             self.write(out.0, &out.1);
+            if self.role == "keeper"
+                && let Ok(mut lines) = RECENT.lock()
+            {
+                keep(&mut lines, format!("{} {}", crate::sys::time::boottime().as_secs(), out.1));
+            }
         }
     }
 
@@ -153,6 +176,15 @@ mod tests {
         assert_eq!(pass(&mut r, "b", 1000), ["a (2 more times)", "b"]);
         assert_eq!(pass(&mut r, "a", 1001), ["a"]);
         assert_eq!(pass(&mut r, "a", 2001), ["a"]);
+    }
+
+    #[test]
+    fn the_last_lines_are_kept_within_their_bounds() {
+        let mut lines = VecDeque::new();
+        (0..1000).for_each(|i| keep(&mut lines, i.to_string()));
+        assert_eq!((lines.len(), lines.front().unwrap().as_str(), lines.back().unwrap().as_str()), (KEPT.0, "800", "999"));
+        (0..200).for_each(|_| keep(&mut lines, "x".repeat(MAX_LINE)));
+        assert_eq!(lines.len(), KEPT.1 / MAX_LINE);
     }
 
     #[test]

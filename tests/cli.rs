@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const VERBS: &[&str] = &[
-    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "cp", "stats", "status", "check", "validate",
-    "schema", "version", "upgrade", "keeper", "help",
+    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "cp", "stats", "status", "check", "diag",
+    "validate", "schema", "version", "upgrade", "keeper", "help",
 ];
 
 /// A directory of one test, gone when the test is over. No keeper listens below it.

@@ -312,3 +312,66 @@ fn a_link_that_the_container_exchanges_during_a_copy_leads_nowhere_but_into_the_
     assert!(found.stdout.is_empty(), "a file of the device came out");
     assert_eq!(names, ["canary"], "a file went to the device");
 }
+
+// ---- the support bundle ----
+
+#[test]
+fn the_support_bundle_has_what_helps_and_no_secret() {
+    let canary = |what: &str| format!("{CANARY}-{what}");
+    let broker_login = canary("password");
+    let mut device = Device::prepared_with_login(json!({}), Some(("router", &broker_login)));
+    device.settings["brokers"][0]["username"] = json!("router");
+    device.settings["brokers"][0]["password"] = json!(broker_login);
+    device.settings["brokers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"host": "127.0.0.1", "port": 9, "username": "u", "password": canary("second")}));
+    device.settings["variables"] = json!({"token": canary("variable")});
+    device.settings["secrets_dir"] = json!(device.dir.join("secrets"));
+    fs::create_dir(device.dir.join("secrets")).unwrap();
+    keep(&device, "token", &canary("secret"));
+    device.broker.up();
+    device.start();
+    device.online();
+    let own = json!({
+        "env": {"A": canary("env"), "B": "${var.token}"}, "args": [canary("args")], "workdir": format!("/tmp/{}", canary("workdir")),
+        "files": [{"path": "/etc/a", "content": canary("content")}, {"path": "/run/token", "secret": "token"}],
+    });
+    let script = format!("echo {}; cat /run/token; exec sleep 100000", canary("output"));
+    device.deploy(&manifest("web", with(shell(&script), own)));
+    device.says("web", &canary("output"));
+    let bad = json!({"env": {"A": "${var.nothing}", "C": canary("refused")}, "image": {"ref": format!("https://user:{}@127.0.0.1/x?t={}", canary("url"), canary("query"))}});
+    device.publish(&manifest("bad", with(sleeper(), bad.clone())));
+    device.wherry(&["apply", &device.file("bad.json", manifest("bad", with(sleeper(), bad)).to_string())]);
+    device.publish(&manifest(
+        "broken",
+        with(sleeper(), json!({"command": ["/none", canary("argument")], "hostname": canary("bad_hostname")})),
+    ));
+    device.publish_bytes("garbage", format!("{{\"wherry\": 1, \"{}\"", canary("syntax")).as_bytes());
+    device.publish(&manifest("failing", with(shell("true"), json!({"command": ["/none", canary("argument")]}))));
+    harness::eventually("a failure is on record", || (device.app("failing")?["state"] == "failed").then_some(()));
+    let text = device.ok(&["diag"]);
+    assert!(!text.contains(CANARY), "{}", text.lines().filter(|l| l.contains(CANARY)).collect::<Vec<_>>().join("\n"));
+    let bundle: Value = serde_json::from_str(&text).unwrap();
+    let keeper = &bundle["keeper"];
+    assert_eq!((&bundle["check"]["usable"], &bundle["status"]["link"]["state"]), (&json!(true), &json!("online")));
+    assert_eq!((&keeper["settings"]["brokers"][1]["password"], &keeper["settings"]["variables"]), (&json!(true), &json!(["token"])));
+    let web = &keeper["documents"].as_array().unwrap().iter().find(|d| d["app"] == "web").unwrap()["containers"][0];
+    assert_eq!((&web["env"], &web["files"][1]["content"]), (&json!(["A", "B"]), &json!({"secret": "token"})));
+    assert!(web["files"][0]["content"]["bytes"].as_u64().unwrap() > 10 && web["program"] == "/bin/sh");
+    for (part, least) in [("containers", 1), ("images", 1), ("mounts", 3), ("log", 5)] {
+        assert!(keeper[part].as_array().unwrap().len() >= least, "{part}: {}", keeper[part]);
+    }
+    assert!(keeper["images"][0]["unpacked"].as_u64().unwrap() > 100_000);
+    assert!(bundle["events"].as_array().unwrap().iter().any(|e| e["what"] == "started") && bundle["apps"][0]["app"].is_string());
+    // Into a new file of the caller's own, and never over another.
+    let file = device.dir.join("bundle.json");
+    device.ok(&["diag", "-o", file.to_str().unwrap()]);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(device.fails(&["diag", "-o", file.to_str().unwrap()]).0, 73);
+    // A device in trouble has something to tell, too.
+    device.end(Signal::SIGTERM);
+    let without: Value = serde_json::from_str(&device.ok(&["diag"])).unwrap();
+    assert!(without["check"]["usable"] == true && without["keeper"]["error"].as_str().unwrap().contains("not running"), "{without}");
+    device.start();
+}

@@ -421,6 +421,7 @@ fn requests_of_the_command_line_keep_their_bytes() {
             Request::Info { app: name("web") },
             Request::Events { app: Some(name("web")), since_ms: 5000, follow: true },
             Request::Copy { scope: scope(), what: copying() },
+            Request::Diag,
         ],
     );
 }

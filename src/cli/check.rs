@@ -84,6 +84,22 @@ fn text(path: impl AsRef<Path>) -> String {
 
 /// `wherry check`.
 pub fn check(call: &Call) -> Result<u8, Error> {
+    let (release, layout, usable, facts) = look();
+    if call.json() {
+        print::json(&document(&release, &layout, usable, &facts))?;
+    } else {
+        print::bytes(shown(usable, &facts).as_bytes())?;
+    }
+    Ok(u8::from(!usable))
+}
+
+/// All facts, as for programs.
+pub fn facts() -> Value {
+    let (release, layout, usable, facts) = look();
+    document(&release, &layout, usable, &facts)
+}
+
+fn look() -> (String, Layout, bool, Vec<Fact>) {
     let system = System::read();
     let layout = Layout::from_mountinfo(&system.mountinfo, "").and_then(Layout::with_controllers).unwrap_or_default();
     let mut facts = vec![kernel(&system.release), privilege(&system.status)];
@@ -94,12 +110,7 @@ pub fn check(call: &Call) -> Result<u8, Error> {
     facts.push(seccomp(&system.status));
     facts.extend([root(&system.mountinfo), terminals(), loops(), pressure()]);
     let usable = !facts.iter().any(|f| f.needed && f.state == State::Missing);
-    if call.json() {
-        print::json(&document(&system.release, &layout, usable, &facts))?;
-    } else {
-        print::bytes(shown(usable, &facts).as_bytes())?;
-    }
-    Ok(u8::from(!usable))
+    (system.release, layout, usable, facts)
 }
 
 fn shown(usable: bool, facts: &[Fact]) -> String {

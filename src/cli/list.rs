@@ -56,7 +56,8 @@ fn notes(apps: &[AppRow]) -> String {
     out
 }
 
-fn app_json(a: &AppRow) -> Value {
+/// An app for programs.
+pub fn app_json(a: &AppRow) -> Value {
     json!({
         "app": a.app, "origin": a.origin.to_string(), "seq": a.seq, "sha256": a.sha256.hex(), "state": a.state, "overridden": a.overridden,
         "containers": a.containers.iter().map(container_json).collect::<Vec<_>>(),

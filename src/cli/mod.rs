@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod control;
 mod copy;
+mod diag;
 mod document;
 mod events;
 mod exec;

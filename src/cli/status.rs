@@ -145,7 +145,8 @@ fn offline(link: &Link) -> (String, String) {
     (format!("offline: {cause} ({})", link.broker), next.to_owned())
 }
 
-fn document(r: &StatusReport) -> Value {
+/// The report for programs.
+pub fn document(r: &StatusReport) -> Value {
     let (cause, next) = diagnose(r);
     let l = &r.link;
     let subscriptions: Vec<Value> = l.subscriptions.iter().map(|(topic, qos)| json!({"topic": topic, "qos": qos})).collect();

@@ -1,7 +1,7 @@
 //! The table of commands. The parser, the help, the manual and the completions all read this one.
 
 use super::args::Call;
-use super::{apply, check, control, copy, events, exec, help, list, logs, run, stats, status, validate};
+use super::{apply, check, control, copy, diag, events, exec, help, list, logs, run, stats, status, validate};
 use crate::exit::Error;
 
 /// One command.
@@ -312,6 +312,20 @@ Looks, changes nothing, and needs no keeper. Each fact is present, missing or de
 configuration symbol. The exit code is 0 when containers can run here, else 1.",
         examples: &[("wherry check", "before the installation"), ("wherry check --json", "for a program: usable is true or false")],
         run: Some(check::check),
+        ..PLAIN
+    },
+    Verb {
+        name: "diag",
+        synopsis: "[-o FILE]",
+        line: "collect what helps to help, without secrets, in one JSON document",
+        text: "\
+Version, check, status, apps, the last events and log lines of keeper, settings, manifests, images, control groups and mounts.
+Everything in it stands on a list: passwords, secrets, contents of files, values of variables, arguments of programs and their
+output are not on it. Paths, names, addresses and names of variables are: read it before you pass it on. Works
+without keeper too, with less in it.",
+        options: &[value(Some('o'), "output", "FILE", "a new file, readable by its owner alone; else standard output")],
+        examples: &[("wherry diag -o wherry.json", "for a report")],
+        run: Some(diag::diag),
         ..PLAIN
     },
     Verb {

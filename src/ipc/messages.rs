@@ -338,6 +338,8 @@ pub enum Request {
         /// What.
         what: Copying,
     },
+    /// Keeper's part of the support bundle. Answers: `Text` (pieces of one JSON document) …, `Done`.
+    Diag,
 }
 
 /// An app, or one container of it.

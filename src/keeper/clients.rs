@@ -6,10 +6,11 @@ use crate::ipc::{
 };
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
+use crate::keeper::deploy::boundary;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::{Source, Token};
 use crate::keeper::requests::{self, Asker};
-use crate::keeper::{desired, report};
+use crate::keeper::{desired, diag, report};
 use crate::manifest::Name;
 use crate::protocol::{ContainerState, Reason};
 use crate::sys::process::{self, Child, Ended};
@@ -251,6 +252,7 @@ impl Keeper {
             Request::Restart(scope) => self.by_hand(id, scope, Hand::Restart),
             Request::Wait(scope) => self.await_end(id, scope),
             Request::Logs { of, follow, tail } => self.logs(id, of, follow, tail),
+            Request::Diag => self.reply_diag(id),
             Request::Events { app, since_ms, follow } => {
                 let next = self.ctx.events.since(since_ms);
                 self.set_op(id, Op::Events { app, next, follow });
@@ -284,6 +286,18 @@ impl Keeper {
     fn reply_stats(&mut self, id: u64) {
         let (device, rows) = report::stats(self);
         self.reply(id, &Reply::Stats { device, rows });
+    }
+
+    /// In pieces: the whole may be longer than a frame.
+    fn reply_diag(&mut self, id: u64) {
+        let text = diag::bundle(self).to_string();
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(boundary(rest, LOG_CHUNK));
+            self.reply(id, &Reply::Text(piece.to_owned()));
+            rest = behind;
+        }
+        self.reply(id, &Reply::Done);
     }
 
     fn reply_info(&mut self, id: u64, app: &Name) {

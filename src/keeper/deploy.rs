@@ -698,8 +698,10 @@ fn bounded(mut message: String) -> String {
 
 /// Cuts off what is beyond `max` bytes.
 pub fn shorten(text: &mut String, max: usize) {
-    if text.len() > max {
-        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-        text.truncate(end);
-    }
+    text.truncate(boundary(text, max));
+}
+
+/// The last place up to `max` at which a text can be cut.
+pub fn boundary(text: &str, max: usize) -> usize {
+    (0..=max.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
 }

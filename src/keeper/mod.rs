@@ -8,7 +8,7 @@
 //! | `containers` | one live container |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
-//! | `report` `wire` | rows for people, payloads for the broker |
+//! | `report` `wire` `diag` | rows for people, payloads for the broker, the support bundle |
 
 mod adopt;
 mod children;
@@ -17,6 +17,7 @@ mod containers;
 mod context;
 mod deploy;
 pub mod desired;
+mod diag;
 mod events;
 pub mod lifecycle;
 pub mod plan;

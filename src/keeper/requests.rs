@@ -91,6 +91,7 @@ pub const TABLE: &[Row] = &[
         When::Any,
         "as exec, as the container's root: the stream is made and taken inside; paths of the device are the asker's own",
     ),
+    row("diag", LOCAL, When::Any, "reads; made of an allow-list without credentials, contents, values and arguments"),
     row("events", LOCAL, When::Any, "reads; bounded by the ring"),
 ];
 
@@ -112,6 +113,7 @@ pub fn of_request(request: &Request) -> &'static str {
         Request::Upgrade => "upgrade",
         Request::Info { .. } => "info",
         Request::Events { .. } => "events",
+        Request::Diag => "diag",
         Request::Copy { .. } => "copy",
     }
 }
