@@ -4,7 +4,8 @@ use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Exit codes, numbered as in sysexits.h. `exec` and `run` give the program's own code instead, or 128 and the signal's number.
+/// Exit codes, numbered as in sysexits.h. `exec`, `run` and `attach` give the program's own code instead, or 128 and the signal's number; where there
+/// is none, the last three, as docker has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
@@ -28,6 +29,12 @@ pub enum Code {
     Io = 74,
     /// Not allowed.
     NoPermission = 77,
+    /// Wherry itself could not do it, so no program ended.
+    NoProgram = 125,
+    /// The program is there but cannot be run.
+    NotExecutable = 126,
+    /// The program is not there.
+    NotFound = 127,
 }
 
 /// Every code with its meaning, for the help.
@@ -42,6 +49,9 @@ pub const CODES: &[(Code, &str)] = &[
     (Code::CannotCreate, "a file cannot be made"),
     (Code::Io, "reading or writing failed"),
     (Code::NoPermission, "not allowed"),
+    (Code::NoProgram, "of exec, run and attach alone: any of the failures above"),
+    (Code::NotExecutable, "of exec and run alone: the program cannot be run"),
+    (Code::NotFound, "of exec and run alone: the program is not there"),
 ];
 
 /// What ends a command early: the sentence, a hint where we know one, and the exit code.
@@ -50,12 +60,14 @@ pub struct Error {
     code: Code,
     message: String,
     hint: Option<String>,
+    /// What it means to who wanted a program's own code.
+    of_program: Code,
 }
 
 impl Error {
     /// `message` is one sentence: verb, object, reason.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, of_program: Code::NoProgram }
     }
 
     /// A wrong command line.
@@ -83,6 +95,22 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// It is this to who wanted a program's own code.
+    #[must_use]
+    pub fn meaning(mut self, of_program: Code) -> Self {
+        self.of_program = of_program;
+        self
+    }
+
+    /// As a failure of a command that ends as a program ends.
+    #[must_use]
+    pub fn instead_of_program(mut self) -> Self {
+        if !self.is_closed() {
+            self.code = self.of_program;
+        }
         self
     }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const VERBS: &[&str] = &[
-    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "cp", "stats", "status", "check", "diag",
-    "validate", "schema", "version", "upgrade", "keeper", "help",
+    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "attach", "cp", "stats", "status", "check",
+    "diag", "validate", "schema", "version", "upgrade", "keeper", "help",
 ];
 
 /// A directory of one test, gone when the test is over. No keeper listens below it.
@@ -121,7 +121,7 @@ fn the_help_for_programs_lists_what_the_help_for_people_lists() {
     let names: Vec<&str> = v["commands"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
     assert_eq!(names, VERBS);
     let codes: Vec<u64> = v["exit_codes"].as_array().unwrap().iter().map(|c| c["code"].as_u64().unwrap()).collect();
-    assert_eq!(codes, [0, 1, 64, 65, 66, 69, 70, 73, 74, 77]);
+    assert_eq!(codes, [0, 1, 64, 65, 66, 69, 70, 73, 74, 77, 125, 126, 127]);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn wrong_command_lines_are_refused_with_code_64_and_a_hint() {
         (&["ls", "web"], "ls does not take web", "usage: wherry ls"),
         (&["exec", "web"], "exec needs a program", "usage: wherry exec"),
     ] {
-        p.run(args).refused(64, reason).hint(hint);
+        p.run(args).refused(usage_code(args), reason).hint(hint);
     }
     for (args, reason) in [
         (&["--socket"][..], "--socket"),
@@ -166,8 +166,10 @@ fn wrong_command_lines_are_refused_with_code_64_and_a_hint() {
         (&["stop", "Web"], "Web is not a name"),
         (&["stop", "web/"], "is not a name"),
         (&["rm", "web/nginx"], "web/nginx is not a name"),
-        (&["logs", "-n", "4k", "web"], "--tail 4k: must be a number of bytes"),
-        (&["logs", "-n", "9G", "web"], "--tail 9G: must be below 4G"),
+        (&["logs", "-n", "4k", "web"], "--tail 4k: must be a number of lines"),
+        (&["logs", "-n", "-1", "web"], "--tail -1: must be a number of lines"),
+        (&["logs", "--since", "soon", "web"], "--since soon: must be a whole number with"),
+        (&["logs", "--since", "2026-02-30", "web"], "--since 2026-02-30: must be a time such as"),
         (&["stats", "--watch=0"], "--watch 0: must be 1 to 86400"),
         (&["stats", "--watch=x"], "--watch x: must be 1 to 86400"),
         (&["exec", "-e", "=x", "web", "ls"], "--env =x: the name is empty"),
@@ -179,8 +181,13 @@ fn wrong_command_lines_are_refused_with_code_64_and_a_hint() {
         (&["run", "-v", "/a", "oci:/x"], "--volume /a: must be SRC:DST"),
         (&["run", "--name", "-x", "oci:/x"], "-x is not a name"),
     ] {
-        p.run(args).refused(64, reason);
+        p.run(args).refused(usage_code(args), reason);
     }
+}
+
+/// What ends as a program ends keeps apart its own failures.
+fn usage_code(args: &[&str]) -> i32 {
+    if matches!(args.first(), Some(&"exec" | &"run" | &"attach")) { 125 } else { 64 }
 }
 
 #[test]
@@ -208,13 +215,14 @@ fn without_keeper_every_question_says_so_with_code_69() {
         &["restart", "web"],
         &["logs", "-f", "web"],
         &["exec", "web", "ls"],
-        &["exec", "-it", "web", "ls"],
         &["stats"],
         &["status"],
         &["upgrade"],
         &["run", "--rm", "oci:/x"],
+        &["attach", "web"],
     ] {
-        p.run(args).refused(69, "keeper is not running (no socket").hint("start it with");
+        let code = if usage_code(args) == 125 { 125 } else { 69 };
+        p.run(args).refused(code, "keeper is not running (no socket").hint("start it with");
     }
 }
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use wherry::cgroup::Layout;
+use wherry::container::console::{self, Frame};
 use wherry::container::exit_record::{self, ExitRecord};
 use wherry::container::{Spec, Wiring};
 use wherry::image::store as image_store;
@@ -25,7 +26,7 @@ use wherry::keeper::plan::Ready;
 use wherry::keeper::runtime::{self, Phase, Record};
 use wherry::keeper::store::{self, Desired};
 use wherry::manifest::{
-    Content, Full, Id, Log, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stop,
+    Content, Full, Id, Log, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stdin, Stop,
 };
 use wherry::protocol::{ContainerState, Reason, State};
 use wherry::stats::{Psi, Sample};
@@ -90,6 +91,8 @@ fn spec() -> Spec {
             Placed { path: "/etc/a.conf".into(), content: Content::Text("a\n".into()), mode: 0o644, user: Some("app".into()) },
             Placed { path: "/run/token".into(), content: Content::Secret("token".into()), mode: 0o400, user: None },
         ],
+        terminal: true,
+        stdin: Stdin::Open,
     }
 }
 
@@ -111,7 +114,7 @@ fn ready() -> Ready {
             restart: Restart { policy: RestartPolicy::Always, delay: Duration::from_secs(1), max_delay: Duration::from_secs(300) },
             stop: Stop { signal: Some(10), timeout: Duration::from_secs(10) },
         },
-        log: Log { ring: 64 << 10, full: Full::Block },
+        log: Log { ring: 64 << 10, full: Full::Block, syslog: Some(true) },
         network: true,
     }
 }
@@ -232,7 +235,7 @@ fn wish() -> Wish {
 
 fn exec_args() -> ExecArgs {
     let (user, workdir) = (Some("app".into()), None);
-    ExecArgs { scope: scope(), argv: vec!["ls".into()], env: vec!["A=1".into()], user, workdir, terminal: Some((24, 80)) }
+    ExecArgs { scope: scope(), argv: vec!["ls".into()], env: vec!["A=1".into()], user, workdir, terminal: Some((24, 80)), detach: true }
 }
 
 fn wiring() -> Wiring {
@@ -412,7 +415,7 @@ fn requests_of_the_command_line_keep_their_bytes() {
             Request::Start(scope()),
             Request::Stop(scope()),
             Request::Restart(Scope { app: name("web"), container: None }),
-            Request::Logs { of: scope(), follow: true, tail: Some(100) },
+            Request::Logs { of: scope(), follow: true, tail: Some(100), since_ms: 70_000, whole: true },
             Request::Exec(exec_args()),
             Request::Stats,
             Request::Status,
@@ -422,6 +425,11 @@ fn requests_of_the_command_line_keep_their_bytes() {
             Request::Events { app: Some(name("web")), since_ms: 5000, follow: true },
             Request::Copy { scope: scope(), what: copying() },
             Request::Diag,
+            Request::Attach { of: scope(), replay: true },
+            Request::Input(b"ls\n".to_vec()),
+            Request::InputEnd,
+            Request::Resize(50, 132),
+            Request::Detach,
         ],
     );
 }
@@ -438,13 +446,14 @@ fn replies_to_the_command_line_keep_their_bytes() {
             Reply::Version { version: "0.1.0".into(), pid: 100, boot: 12 },
             Reply::Ack(ack()),
             Reply::Apps(vec![app_row()]),
-            Reply::Log(LogChunk { bytes: b"hello\n".to_vec(), lost: 3 }),
+            Reply::Log(LogChunk { container: name("main"), bytes: b"hello\n".to_vec(), lost: 3, at_ms: 70_000 }),
             Reply::Terminal,
             Reply::Exited(Ended::Code(7)),
             Reply::Stats { device, rows: vec![row] },
             Reply::Status(status()),
             Reply::Text("{}".into()),
             Reply::Events { rows: vec![happening()], lost: 3 },
+            Reply::Attached { terminal: true, stdin: false },
         ],
     );
 }
@@ -526,15 +535,29 @@ fn the_exit_record_keeps_its_bytes() {
     }
 }
 
+/// A container's pid 1 reads them, and outlives upgrades.
+#[test]
+fn what_goes_to_a_console_keeps_its_bytes() {
+    for (name, frame) in
+        [("console-data", Frame::Data(b"ls\n".to_vec())), ("console-end", Frame::End), ("console-size", Frame::Size(50, 132))]
+    {
+        let bytes = frame.encode();
+        assert_eq!(console::decode(&bytes), Some((Some(frame), bytes.len())), "{name}");
+        compare(name, &bytes);
+    }
+}
+
 #[test]
 fn every_file_belongs_to_a_message() {
     let kinds = ["from-agent", "to-agent", "topic", "request", "reply", "to-stage", "from-stage", "to-launch", "from-launch"];
     let records = ["runtime-record", "runtime-record-intent", "state-record", "image-record", "exit-record-code", "exit-record-signal"];
+    let consoles = ["console-data", "console-end", "console-size"];
     for entry in fs::read_dir(path("x").parent().unwrap()).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
         let stem = file.trim_end_matches(".hex");
-        let known =
-            records.contains(&stem) || stem.rsplit_once('-').is_some_and(|(kind, n)| kinds.contains(&kind) && n.parse::<u8>().is_ok());
+        let known = records.contains(&stem)
+            || consoles.contains(&stem)
+            || stem.rsplit_once('-').is_some_and(|(kind, n)| kinds.contains(&kind) && n.parse::<u8>().is_ok());
         assert!(known, "tests/frames/{file} belongs to nothing");
     }
 }

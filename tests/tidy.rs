@@ -247,7 +247,7 @@ fn a_forbidden_edge_between_rooms_is_found_however_it_is_written() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Pure rooms
 
-const PURE: [&str; 10] = [
+const PURE: [&str; 12] = [
     "manifest",
     "config",
     "protocol",
@@ -257,6 +257,8 @@ const PURE: [&str; 10] = [
     "keeper/lifecycle",
     "keeper/plan",
     "keeper/desired",
+    "keeper/ring",
+    "keeper/pace",
     "keeper/admission",
 ];
 const EFFECTS: [&str; 6] = ["std::fs", "std::net", "std::process", "std::env", "std::os::unix::net", "tokio"];

@@ -1,7 +1,7 @@
 //! `apply` and `rm`: send a document or a name, then show the steps.
 
 use super::args::{Call, name};
-use super::client::{Client, code, unexpected};
+use super::client::{Client, code, of_program, unexpected};
 use super::document::{self, Kind};
 use super::print;
 use crate::exit::{Code, Error, visible};
@@ -128,6 +128,7 @@ pub fn verdict(what: &str, ack: &Ack) -> Result<u8, Error> {
     match ack.state {
         State::Failed | State::Rejected => {
             let e = Error::new(ack.reason().map_or(Code::Failed, code), format!("{what}: {}{reason}{message}{more}", ack.state));
+            let e = e.meaning(ack.reason().map_or(Code::NoProgram, |reason| of_program(reason, ack.message().unwrap_or_default())));
             Err(if ack.rolled_back_to.is_some() { e.hint("what ran before runs still") } else { e })
         }
         State::Superseded => Err(Error::new(Code::Failed, format!("{what}: superseded by a newer one"))),

@@ -13,12 +13,15 @@ pub struct Call {
     /// What to do.
     pub verb: &'static Verb,
     /// Options given, by long name, in order.
-    options: Vec<(&'static str, Option<OsString>)>,
+    options: Options,
     /// What follows the options.
     pub operands: Vec<OsString>,
     /// For `exec` and `run`: what follows the operand, untouched.
     pub rest: Vec<OsString>,
 }
+
+/// Options by long name, with their values.
+type Options = Vec<(&'static str, Option<OsString>)>;
 
 /// What the command line asks for.
 pub enum Asked {
@@ -31,7 +34,7 @@ pub enum Asked {
 /// Parses all arguments behind the program's name.
 pub fn parse(args: Vec<OsString>) -> Result<Asked, Error> {
     let mut parser = Parser::from_args(args);
-    let mut options = Vec::new();
+    let mut options = Options::new();
     let verb = loop {
         match parser.next().map_err(|e| wrong(&e))? {
             None if has(&options, "help") => return Ok(Asked::Help(None, has(&options, "json"))),
@@ -44,6 +47,10 @@ pub fn parse(args: Vec<OsString>) -> Result<Asked, Error> {
             }
         }
     };
+    operands(parser, verb, options).map_err(|e| verb.failed(e))
+}
+
+fn operands(mut parser: Parser, verb: &'static Verb, mut options: Options) -> Result<Asked, Error> {
     let (mut operands, mut rest) = (Vec::new(), Vec::new());
     while let Some(arg) = parser.next().map_err(|e| wrong(&e))? {
         if let Arg::Value(word) = arg {
@@ -104,7 +111,7 @@ fn known(arg: &Arg<'_>, own: &'static [Opt], verb: Option<&Verb>) -> Result<&'st
     })
 }
 
-fn take(parser: &mut Parser, opt: &'static Opt, into: &mut Vec<(&'static str, Option<OsString>)>) -> Result<(), Error> {
+fn take(parser: &mut Parser, opt: &'static Opt, into: &mut Options) -> Result<(), Error> {
     let value = match opt.takes {
         Takes::Nothing => None,
         Takes::Value(_) => Some(parser.value().map_err(|e| wrong(&e))?),
@@ -141,6 +148,12 @@ pub fn text(word: OsString) -> Result<String, Error> {
 }
 
 impl Call {
+    /// An error with the exit code that it has there.
+    pub fn failed(&self, e: Error) -> Error {
+        // What only prints ends as no program.
+        if self.has("print-manifest") { e } else { self.verb.failed(e) }
+    }
+
     /// Whether the option was given.
     pub fn has(&self, long: &str) -> bool {
         has(&self.options, long)

@@ -56,7 +56,10 @@ impl Client {
     /// The next answer with its descriptors.
     pub fn next_with(&self) -> Result<(Reply, Vec<OwnedFd>), Error> {
         match self.0.recv_with() {
-            Ok(Some((Reply::Error(failure), _))) => Err(Error::new(code(failure.reason), failure.message)),
+            Ok(Some((Reply::Error(failure), _))) => {
+                let of_program = of_program(failure.reason, &failure.message);
+                Err(Error::new(code(failure.reason), failure.message).meaning(of_program))
+            }
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(gone()),
             Err(e) => Err(unreadable(&e)),
@@ -110,6 +113,15 @@ fn unreadable(e: &io::Error) -> Error {
         io::ErrorKind::InvalidData => Error::new(Code::Unavailable, format!("cannot read keeper's answer: {e}"))
             .hint("restart keeper, so that it is the program on disk"),
         _ => Error::new(Code::Io, format!("cannot read keeper's answer: {}", reason(e))),
+    }
+}
+
+/// The exit code for a reason of the wire contract, of a command that ends as a program ends.
+pub fn of_program(reason: Reason, message: &str) -> Code {
+    match reason {
+        Reason::Exec if crate::container::is_missing(message) => Code::NotFound,
+        Reason::Exec => Code::NotExecutable,
+        _ => Code::NoProgram,
     }
 }
 

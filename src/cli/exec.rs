@@ -1,8 +1,11 @@
 //! `exec`: a program in a running container, on our own descriptors or on a terminal of its own.
 
 use super::args::{Call, scope};
+use super::attach::{detach_keys, not_a_terminal};
 use super::client::{Client, unexpected};
+use super::keys::Keys;
 use super::list::{ended, exit_code};
+use super::print;
 use super::terminal::{self, Raw};
 use crate::exit::{Error, note};
 use crate::ipc::{ExecArgs, Reply, Request};
@@ -23,6 +26,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// Bytes on their way in one direction at a time.
 const CHUNK: usize = 4096;
 
+/// Most bytes of input for a terminal that wait for the program.
+const MAX_INPUT: usize = 16 * CHUNK;
+
 /// Most bytes of output read after the program has ended: what it left running may write for ever.
 const MAX_REST: usize = 1 << 20;
 
@@ -35,7 +41,14 @@ pub fn exec(call: &Call) -> Result<u8, Error> {
     if argv.is_empty() {
         return Err(Error::usage("exec needs a program to run").hint(format!("usage: wherry exec {}", call.verb.synopsis)));
     }
-    let tty = call.has("tty");
+    let (tty, interactive, detach) = (call.has("tty"), call.has("interactive"), call.has("detach"));
+    if detach && (tty || interactive) {
+        return Err(Error::usage("-d excludes -i and -t").hint("a program without its caller has no terminal and no input"));
+    }
+    if tty && interactive && !std::io::stdin().is_terminal() {
+        return Err(not_a_terminal());
+    }
+    let keys = detach_keys(call)?;
     let args = ExecArgs {
         scope: scope(&call.operand(0)?)?,
         argv,
@@ -43,9 +56,18 @@ pub fn exec(call: &Call) -> Result<u8, Error> {
         user: call.value("user")?,
         workdir: call.value("workdir")?,
         terminal: tty.then(terminal::size),
+        detach,
     };
     let keeper = Client::connect(&call.socket())?;
-    let end = if tty { on_terminal(&keeper, args)? } else { on_own(&keeper, args, call.has("interactive"))? };
+    let end = match tty {
+        _ if detach => return detached(&keeper, args),
+        true => on_terminal(&keeper, args, interactive.then_some(keys))?,
+        false => Some(on_own(&keeper, args, interactive)?),
+    };
+    let Some(end) = end else {
+        note("wherry: detached, the program runs on");
+        return Ok(0);
+    };
     if call.json() {
         // Standard output belongs to the program.
         note(&json!({"exited": ended(end)}).to_string());
@@ -66,6 +88,16 @@ pub fn environment(call: &Call) -> Result<Vec<String>, Error> {
     Ok(out)
 }
 
+/// Without a caller, and so without input and output.
+fn detached(keeper: &Client, args: ExecArgs) -> Result<u8, Error> {
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(|e| Error::io("cannot open /dev/null", &e))?;
+    keeper.send(&Request::Exec(args), &[null.as_fd(); 3])?;
+    match keeper.next()? {
+        Reply::Done => Ok(0),
+        _ => Err(unexpected("exec")),
+    }
+}
+
 fn wait(keeper: &Client) -> Result<Ended, Error> {
     match keeper.next()? {
         Reply::Exited(end) => Ok(end),
@@ -73,7 +105,8 @@ fn wait(keeper: &Client) -> Result<Ended, Error> {
     }
 }
 
-fn on_terminal(keeper: &Client, args: ExecArgs) -> Result<Ended, Error> {
+/// How it ended; `None` if it was left. With keys, what is typed goes there.
+fn on_terminal(keeper: &Client, args: ExecArgs, keys: Option<Keys>) -> Result<Option<Ended>, Error> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     keeper.send(&Request::Exec(args), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
     // Before raw mode: a signal in between would leave the terminal raw.
@@ -84,8 +117,9 @@ fn on_terminal(keeper: &Client, args: ExecArgs) -> Result<Ended, Error> {
     set_nonblocking(master.as_fd()).map_err(failed)?;
     let output = Output::new(master.try_clone().map_err(failed)?, stdout.as_fd()).map_err(failed)?;
     let to = Some(master.try_clone().map_err(failed)?);
-    let _raw = Raw::enter()?;
-    Relay { keeper, window: Some((signals, master)), to, listening: true, input: Vec::new(), outputs: vec![output] }.run()
+    let listening = keys.is_some();
+    let _raw = if listening { Raw::enter()? } else { None };
+    Relay { keeper, window: Some((signals, master)), to, keys, listening, input: Vec::new(), outputs: vec![output] }.run()
 }
 
 /// On our own descriptors. A terminal among them stays ours: whoever has it open can read what is typed there for as long as he likes.
@@ -96,17 +130,19 @@ fn on_own(keeper: &Client, args: ExecArgs, interactive: bool) -> Result<Ended, E
     keeper.send(&Request::Exec(args), &[input.as_fd(), output.as_fd(), error.as_fd()])?;
     // Ours would keep the pipes from ending.
     drop((input, output, error));
-    Relay { keeper, window: None, listening: to.is_some(), to, input: Vec::new(), outputs }.run()
+    let listening = to.is_some();
+    let end = Relay { keeper, window: None, listening, to, keys: None, input: Vec::new(), outputs }.run()?;
+    end.ok_or_else(|| unexpected("exec"))
 }
 
 /// The program's standard input, and where to write what is typed.
 fn input(interactive: bool) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     let own = std::io::stdin();
-    if !own.is_terminal() {
-        return Ok((own.as_fd().try_clone_to_owned()?, None));
-    }
     if !interactive {
         return Ok((File::open("/dev/null")?.into(), None));
+    }
+    if !own.is_terminal() {
+        return Ok((own.as_fd().try_clone_to_owned()?, None));
     }
     let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
     set_nonblocking(ours.as_fd())?;
@@ -132,13 +168,15 @@ fn outputs() -> io::Result<(OwnedFd, OwnedFd, Vec<Output>)> {
     Ok((output, error, copied))
 }
 
-/// Copies between us and the program. Each direction holds at most one chunk, and reads only when it has none.
+/// Copies between us and the program. Each direction but that of a terminal's input holds at most one chunk, and reads only when it has none.
 struct Relay<'a> {
     keeper: &'a Client,
     /// Our signals, and the program's terminal, which is told of changes of size.
     window: Option<(SignalFd, OwnedFd)>,
     /// Where standard input goes, until it ends.
     to: Option<OwnedFd>,
+    /// Those that leave the terminal.
+    keys: Option<Keys>,
     /// Standard input is not at its end.
     listening: bool,
     input: Vec<u8>,
@@ -154,6 +192,13 @@ struct Output {
     waiting: Vec<u8>,
 }
 
+/// What one turn came to.
+enum Turn {
+    On,
+    Ended(Ended),
+    Left,
+}
+
 /// What is ready.
 enum Ready {
     Signals,
@@ -165,34 +210,46 @@ enum Ready {
 }
 
 impl Relay<'_> {
-    fn run(mut self) -> Result<Ended, Error> {
+    /// How it ended; `None` if it was left.
+    fn run(mut self) -> Result<Option<Ended>, Error> {
         loop {
-            if let Some(end) = self.turn()? {
-                return Ok(end);
+            match self.turn()? {
+                Turn::On => {}
+                Turn::Ended(end) => return Ok(Some(end)),
+                Turn::Left => return Ok(None),
             }
         }
     }
 
-    fn turn(&mut self) -> Result<Option<Ended>, Error> {
+    fn turn(&mut self) -> Result<Turn, Error> {
         for ready in self.poll()? {
             match ready {
                 Ready::Signals => {
                     if let Some(signal) = self.signalled() {
-                        return Ok(Some(Ended::Signal(signal as i32 as u8)));
+                        return Ok(Turn::Ended(Ended::Signal(signal as i32 as u8)));
                     }
                 }
-                Ready::Stdin => self.hear(),
+                Ready::Stdin => {
+                    if self.hear() {
+                        return self.leave();
+                    }
+                }
                 Ready::To => self.pass(),
                 Ready::From(i) => self.outputs[i].take(),
                 Ready::Own(i) => self.outputs[i].print()?,
                 Ready::Keeper => {
                     let end = wait(self.keeper)?;
                     self.finish()?;
-                    return Ok(Some(end));
+                    return Ok(Turn::Ended(end));
                 }
             }
         }
-        Ok(None)
+        Ok(Turn::On)
+    }
+
+    /// The keys to leave must be found behind input that the program does not take.
+    fn most_input(&self) -> usize {
+        if self.keys.is_some() { MAX_INPUT } else { 1 }
     }
 
     /// In the order in which they are to be served: keeper last, since it ends all.
@@ -203,10 +260,11 @@ impl Relay<'_> {
         if let Some((signals, _)) = &self.window {
             wanted.push((Ready::Signals, signals.as_fd(), PollFlags::POLLIN));
         }
-        match &self.to {
-            Some(to) if !self.input.is_empty() => wanted.push((Ready::To, to.as_fd(), PollFlags::POLLOUT)),
-            Some(_) if self.listening => wanted.push((Ready::Stdin, stdin.as_fd(), PollFlags::POLLIN)),
-            _ => {}
+        if let Some(to) = self.to.as_ref().filter(|_| !self.input.is_empty()) {
+            wanted.push((Ready::To, to.as_fd(), PollFlags::POLLOUT));
+        }
+        if self.listening && self.to.is_some() && self.input.len() < self.most_input() {
+            wanted.push((Ready::Stdin, stdin.as_fd(), PollFlags::POLLIN));
         }
         for (i, output) in self.outputs.iter().enumerate() {
             if !output.waiting.is_empty() {
@@ -238,14 +296,31 @@ impl Relay<'_> {
         None
     }
 
-    fn hear(&mut self) {
+    /// The program keeps its terminal, whose master keeper takes.
+    fn leave(&mut self) -> Result<Turn, Error> {
+        let master: Vec<BorrowedFd<'_>> = self.window.iter().map(|(_, master)| master.as_fd()).collect();
+        self.keeper.send(&Request::Detach, &master)?;
+        match self.keeper.next()? {
+            Reply::Done => Ok(Turn::Left),
+            Reply::Exited(end) => Ok(Turn::Ended(end)),
+            _ => Err(unexpected("exec")),
+        }
+    }
+
+    /// Answers whether the keys to leave were typed.
+    fn hear(&mut self) -> bool {
         let mut buf = [0; CHUNK];
         match read(std::io::stdin(), &mut buf) {
-            Ok(n) if n > 0 => self.input.extend_from_slice(&buf[..n]),
+            Ok(n) if n > 0 => {
+                let (passed, left) = self.keys.as_mut().map_or_else(|| (buf[..n].to_vec(), false), |keys| keys.pass(&buf[..n]));
+                self.input.extend(passed);
+                return left;
+            }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             // A pipe must end with what is typed; of a terminal, this closes one of several descriptors.
             _ => (self.listening, self.to) = (false, None),
         }
+        false
     }
 
     fn pass(&mut self) {
@@ -297,8 +372,7 @@ impl Output {
         match write(&self.to, &self.waiting) {
             Ok(n) => drop(self.waiting.drain(..n)),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(Errno::EPIPE) => return Err(Error::closed()),
-            Err(e) => return Err(Error::io("cannot write standard output", &e.into())),
+            Err(e) => return Err(print::unwritable(&e.into())),
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ fn all() -> String {
     for (code, text) in CODES {
         out.push_str(&format!("  {:<4}{text}\n", *code as u8));
     }
-    out.push_str("  exec and run: the program's own code, or 128 and the number of the signal that ended it\n");
+    out.push_str("  exec, run and attach: the program's own code, or 128 and the number of the signal that ended it\n");
     out.push_str("\n`wherry help COMMAND` shows its options and examples\n");
     out
 }

@@ -5,6 +5,7 @@
 
 mod apply;
 mod args;
+mod attach;
 mod check;
 mod client;
 mod control;
@@ -15,6 +16,7 @@ mod events;
 mod exec;
 mod help;
 mod image;
+mod keys;
 mod list;
 mod logs;
 mod print;
@@ -24,6 +26,7 @@ mod status;
 mod terminal;
 mod validate;
 mod verbs;
+mod when;
 
 use crate::exit::{Code, Error, conclude};
 use std::ffi::OsString;
@@ -38,7 +41,7 @@ fn dispatch(args: Vec<OsString>) -> Result<u8, Error> {
     match args::parse(args)? {
         args::Asked::Help(verb, as_json) => help::show(verb, as_json),
         args::Asked::Call(call) => match call.verb.run {
-            Some(run) => run(&call),
+            Some(run) => run(&call).map_err(|e| call.failed(e)),
             None => Err(Error::new(Code::Internal, format!("{} is not part of this program", call.verb.name))),
         },
     }

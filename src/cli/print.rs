@@ -7,10 +7,15 @@ use std::io::{ErrorKind, IsTerminal, Write};
 /// Writes bytes to standard output as they are. A reader that went away is [`Error::closed`].
 pub fn bytes(bytes: &[u8]) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| unwritable(&e))
+}
+
+/// Standard output cannot be written.
+pub fn unwritable(e: &std::io::Error) -> Error {
+    match e.kind() {
         ErrorKind::BrokenPipe => Error::closed(),
-        _ => Error::io("cannot write standard output", &e),
-    })
+        _ => Error::io("cannot write standard output", e),
+    }
 }
 
 /// Writes text and a line end.

@@ -2,9 +2,11 @@
 
 use super::apply::{check, verdict};
 use super::args::{Call, name};
+use super::attach::{self, End};
 use super::client::{Client, unexpected};
+use super::keys::Keys;
 use super::list::{ended, exit_code};
-use super::{exec, image, logs, print, terminal};
+use super::{exec, image, print, terminal};
 use crate::exit::{Code, Error, note};
 use crate::ipc::{Ack, Reply, Request, Scope};
 use crate::manifest::Name;
@@ -15,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use serde_json::{Map, Value, json};
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -26,6 +29,11 @@ pub fn run(call: &Call) -> Result<u8, Error> {
     if call.has("rm") && call.has("detach") {
         return Err(Error::usage("--rm and --detach exclude each other").hint("remove it later with `wherry rm`"));
     }
+    let console = call.has("tty") || call.has("interactive");
+    if call.has("tty") && call.has("interactive") && !call.has("detach") && !std::io::stdin().is_terminal() {
+        return Err(attach::not_a_terminal());
+    }
+    let keys = attach::detach_keys(call)?;
     let image = image::reference(&call.operand(0)?)?;
     let app = match call.value("name")? {
         Some(word) => name(&word)?,
@@ -41,7 +49,7 @@ pub fn run(call: &Call) -> Result<u8, Error> {
     check(&what, &payload)?;
     let signals = terminal::signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     let job = Job { call, what, socket: call.socket(), scope: Scope { app, container: None }, signals };
-    job.run(payload)
+    job.run(payload, console.then_some(keys))
 }
 
 /// The image's name with a random ending.
@@ -77,6 +85,13 @@ fn manifest(call: &Call, app: &Name, image: &str) -> Result<Value, Error> {
     }
     if let Some(mode) = call.parsed("net", network)? {
         c.insert("network".into(), json!({"mode": mode}));
+    }
+    if call.has("tty") {
+        c.insert("terminal".into(), true.into());
+    }
+    if call.has("interactive") {
+        // In the background, whoever attaches later may leave and come again.
+        c.insert("stdin".into(), if call.has("detach") { "open" } else { "once" }.into());
     }
     let resources = resources(call)?;
     if !resources.is_empty() {
@@ -157,7 +172,7 @@ enum Event {
 }
 
 impl Job<'_> {
-    fn run(&self, payload: Vec<u8>) -> Result<u8, Error> {
+    fn run(&self, payload: Vec<u8>, console: Option<Keys>) -> Result<u8, Error> {
         let keeper = Client::request(&self.socket, &Request::Apply { payload })?;
         let ack = loop {
             match self.next(&[&keeper])? {
@@ -188,7 +203,14 @@ impl Job<'_> {
             }
             return Ok(0);
         }
-        let code = self.follow()?;
+        let code = match console {
+            Some(keys) => self.sit(keys)?,
+            None => Some(self.follow()?),
+        };
+        let Some(code) = code else {
+            note(&format!("wherry: detached, {} runs on", self.scope.app));
+            return Ok(0);
+        };
         if self.call.has("rm") {
             self.remove()?;
         }
@@ -200,9 +222,38 @@ impl Job<'_> {
         if self.call.has("rm") && !self.call.has("name") { self.remove() } else { Ok(()) }
     }
 
+    /// At its console, until the container has ended; `None` if it was left by the keys.
+    fn sit(&self, keys: Keys) -> Result<Option<u8>, Error> {
+        match attach::console(&self.socket, self.scope.clone(), true, self.call.has("interactive"), keys) {
+            Ok(End::Detached) => Ok(None),
+            Ok(End::Exited(end)) => Ok(Some(self.ended(end))),
+            Ok(End::Signal(signal)) => {
+                self.ask_to_stop()?.next()?;
+                Ok(Some(exit_code(Ended::Signal(signal as i32 as u8))))
+            }
+            // Nobody reads any more.
+            Err(e) if e.is_closed() => {
+                self.ask_to_stop()?.next()?;
+                self.follow().map(Some)
+            }
+            // It has ended already: what it said is in the ring.
+            Err(e) if e.code() == Code::Failed => self.follow().map(Some),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn ended(&self, end: Ended) -> u8 {
+        if self.call.json() {
+            // Standard output belongs to the program.
+            note(&json!({"app": self.scope.app, "exited": ended(end)}).to_string());
+        }
+        exit_code(end)
+    }
+
     /// Shows the output until the container has ended.
     fn follow(&self) -> Result<u8, Error> {
-        let output = Client::request(&self.socket, &Request::Logs { of: self.scope.clone(), follow: true, tail: None })?;
+        let output =
+            Client::request(&self.socket, &Request::Logs { of: self.scope.clone(), follow: true, tail: None, since_ms: 0, whole: true })?;
         let waiting = Client::request(&self.socket, &Request::Wait(self.scope.clone()))?;
         let (mut end, mut silent, mut stop) = (None, false, None);
         while end.is_none() || !silent {
@@ -226,18 +277,18 @@ impl Job<'_> {
         if let Some(stop) = stop {
             stop.next()?;
         }
-        let end = end.ok_or_else(|| Error::new(Code::Internal, "the end was not recorded"))?;
-        if self.call.json() {
-            // Standard output belongs to the program.
-            note(&json!({"app": self.scope.app, "exited": ended(end)}).to_string());
-        }
-        Ok(exit_code(end))
+        end.map(|end| self.ended(end)).ok_or_else(|| Error::new(Code::Internal, "the end was not recorded"))
     }
 
     /// True when the output is complete.
     fn show(&self, reply: Reply) -> Result<bool, Error> {
         match reply {
-            Reply::Log(chunk) => logs::show(&chunk, false).map(|()| false),
+            Reply::Log(chunk) => {
+                if chunk.lost > 0 {
+                    note(&format!("wherry: {} bytes of output were lost here", chunk.lost));
+                }
+                print::bytes(&chunk.bytes).map(|()| false)
+            }
             Reply::Done => Ok(true),
             _ => Err(unexpected("run")),
         }

@@ -26,7 +26,7 @@ impl Raw {
             usual(info);
         }));
         cfmakeraw(&mut mode);
-        tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &mode).map_err(failed)?;
+        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &mode).map_err(failed)?;
         Ok(Some(Self(before)))
     }
 }
@@ -38,8 +38,8 @@ impl Drop for Raw {
 }
 
 fn restore(mode: libc::termios) {
-    // The terminal may be gone (SIGHUP); then there is nothing to restore.
-    let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &Termios::from(mode));
+    // The terminal may be gone (SIGHUP); then there is nothing to restore. Nobody may be reading from it: what is still to be written is not waited for.
+    let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &Termios::from(mode));
 }
 
 /// Takes these signals away from their usual effect and lets them be read instead, so that none strikes between two steps.

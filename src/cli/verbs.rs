@@ -1,7 +1,7 @@
 //! The table of commands. The parser, the help, the manual and the completions all read this one.
 
 use super::args::Call;
-use super::{apply, check, control, copy, diag, events, exec, help, list, logs, run, stats, status, validate};
+use super::{apply, attach, check, control, copy, diag, events, exec, help, list, logs, run, stats, status, validate};
 use crate::exit::Error;
 
 /// One command.
@@ -24,6 +24,8 @@ pub struct Verb {
     pub max: usize,
     /// All behind the first operand belongs to a program.
     pub rest: bool,
+    /// It ends as a program ends.
+    pub as_program: bool,
     /// What does it; `None` for a role, which `main` starts before the command line is looked at.
     pub run: Option<Run>,
 }
@@ -70,23 +72,46 @@ pub const GLOBAL: &[Opt] = &[
     flag(Some('V'), "version", "show the version"),
 ];
 
-const PLAIN: Verb =
-    Verb { name: "", synopsis: "", line: "", text: "", options: &[], examples: &[], min: 0, max: 0, rest: false, run: None };
+const PLAIN: Verb = Verb {
+    name: "",
+    synopsis: "",
+    line: "",
+    text: "",
+    options: &[],
+    examples: &[],
+    min: 0,
+    max: 0,
+    rest: false,
+    as_program: false,
+    run: None,
+};
+
+impl Verb {
+    /// An error of this command with the exit code that it has there.
+    pub fn failed(&self, e: Error) -> Error {
+        if self.as_program { e.instead_of_program() } else { e }
+    }
+}
 
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
     Verb {
         name: "run",
-        synopsis: "[--rm] [-d] [-e K=V]... [-m SIZE] [-v SRC:DST] IMAGE-PATH [CMD...]",
+        synopsis: "[--rm] [-d | -it] [-e K=V]... [-m SIZE] [-v SRC:DST] IMAGE-PATH [CMD...]",
         line: "make a manifest for an image, apply it, and show the output until it ends",
         text: "\
 IMAGE-PATH is an OCI layout directory or a tar file on this device (OCI archive, docker archive, or a plain root
 file system), or a reference such as oci:/path:tag. CMD replaces the image's command; its entrypoint stays.
 Without --name, the app is called after the image with a random ending. It is never restarted by itself.
-Ctrl-C stops it. The exit code is the program's own, or 128 and the number of the signal that ended it.",
+Ctrl-C stops it; with -it, Ctrl-C goes to the program like every key, but for those of --detach-keys: they leave it running.
+The exit code is the program's own, or 128 and the number of the signal that ended it; 125 when wherry failed, 126 when the
+program cannot be run, 127 when it is not there.",
         options: &[
             flag(None, "rm", "remove the app when it has ended"),
             flag(Some('d'), "detach", "do not wait: print the app's name and return"),
+            flag(Some('i'), "interactive", "pass standard input"),
+            flag(Some('t'), "tty", "give it a terminal"),
+            value(None, "detach-keys", "KEYS", "keys that leave its terminal (default: ctrl-p,ctrl-q)"),
             value(Some('e'), "env", "K=V", "set a variable; K alone takes its value from the caller"),
             value(Some('m'), "memory", "SIZE", "limit of memory, such as 64M"),
             value(None, "cpus", "N", "limit of CPU time, such as 0.5"),
@@ -101,13 +126,14 @@ Ctrl-C stops it. The exit code is the program's own, or 128 and the number of th
             flag(None, "print-manifest", "print the manifest and do nothing"),
         ],
         examples: &[
-            ("wherry run --rm ./busybox.tar uname -a", "one program, and nothing stays"),
+            ("wherry run --rm -it ./busybox.tar sh", "a shell, and nothing stays"),
             ("wherry run -d --name web -m 64M --net host oci:/srv/images/nginx:1.27", "in the background"),
             ("wherry run --print-manifest --name web ./nginx > web.json", "the beginning of a manifest of your own"),
         ],
         min: 1,
         max: 1,
         rest: true,
+        as_program: true,
         run: Some(run::run),
     },
     Verb {
@@ -197,17 +223,25 @@ started by hand. Notes below the table say what limits the kernel cannot enforce
     },
     Verb {
         name: "logs",
-        synopsis: "[-f] [-n BYTES] APP[/CONTAINER]",
-        line: "print the output of a container",
+        synopsis: "[-f] [-n LINES] [--since TIME] [-t] APP[/CONTAINER]",
+        line: "print the output of containers",
         text: "\
-Prints what the container wrote to its standard output and error, byte for byte, as far as its ring in memory holds it.
-How many bytes were lost is said on standard error. With --json, each piece is one JSON document: text (bytes that are not
-UTF-8 become U+FFFD) and lost.",
+Prints what the container wrote to its standard output and error, byte for byte, as far as its ring in memory holds it; it begins
+with a whole line. Of an app with several containers, line by line in the order of the second, each with its name before it.
+How many bytes were lost is said on standard error. Times are those of the device's clock as it is now, to the second.
+After kill -9 of keeper, only what its pipe holds is left (64 KiB). With --json, each piece is one JSON document:
+container, time, text (bytes that are not UTF-8 become U+FFFD) and lost.",
         options: &[
             flag(Some('f'), "follow", "stay until the container ends"),
-            value(Some('n'), "tail", "BYTES", "only so many of the last bytes, such as 4K"),
+            value(Some('n'), "tail", "LINES", "only so many of the last lines of each container; all is all"),
+            value(None, "since", "TIME", "only what is not older: 10m, or 2026-01-31T23:59:59Z"),
+            flag(Some('t'), "timestamps", "begin each line with the time when it came"),
         ],
-        examples: &[("wherry logs -n 2K web", "the end"), ("wherry logs -f web/nginx", "as it comes")],
+        examples: &[
+            ("wherry logs -n 20 web/nginx", "the last lines"),
+            ("wherry logs -f web", "all its containers, as it comes"),
+            ("wherry logs --since 10m -t web/nginx", "lately, with times"),
+        ],
         min: 1,
         max: 1,
         run: Some(logs::logs),
@@ -233,17 +267,21 @@ stopping, exited, restarting, failed, or oom (the kernel killed a process for la
     },
     Verb {
         name: "exec",
-        synopsis: "[-it] [-u USER] [-w DIR] [-e K=V]... APP[/CONTAINER] CMD...",
+        synopsis: "[-it | -d] [-u USER] [-w DIR] [-e K=V]... APP[/CONTAINER] CMD...",
         line: "run a program in a running container",
         text: "\
 The program joins all namespaces and the control group of the container and keeps its limits and its system call filter.
-Without -t it has the caller's own standard input, output and error, but never the caller's terminal: what is one is reached
-by a pipe, and nothing is typed to it without -i. With -t it has a terminal of its own.
-The exit code is the program's own, or 128 and the number of the signal that ended it.
+With -i it has the caller's own standard input, and always the caller's own output and error, but never the caller's terminal:
+what is one is reached by a pipe. With -t it has a terminal of its own. When the caller goes (Ctrl-C, a closed terminal, kill),
+the program gets SIGHUP, and two seconds later its session is killed; --detach-keys leave it running, its output is dropped.
+The exit code is the program's own, or 128 and the number of the signal that ended it; 125 when wherry failed, 126 when the
+program cannot be run, 127 when it is not there. With -d it is 0 once the program runs; it runs without input and output.
 With --json, one JSON document on standard error says how it ended: standard output is the program's.",
         options: &[
-            flag(Some('i'), "interactive", "pass what is typed; input that is no terminal is always passed"),
-            flag(Some('t'), "tty", "give it a terminal"),
+            flag(Some('i'), "interactive", "pass standard input; without, it is empty"),
+            flag(Some('t'), "tty", "give it a terminal; with -i, standard input must be one"),
+            flag(Some('d'), "detach", "do not wait for its end"),
+            value(None, "detach-keys", "KEYS", "keys that leave its terminal (default: ctrl-p,ctrl-q); \"\" for none"),
             value(Some('u'), "user", "USER[:GROUP]", "run as this user of the image"),
             value(Some('w'), "workdir", "DIR", "working directory"),
             value(Some('e'), "env", "K=V", "set a variable; K alone takes its value from the caller"),
@@ -252,7 +290,29 @@ With --json, one JSON document on standard error says how it ended: standard out
         min: 1,
         max: 1,
         rest: true,
+        as_program: true,
         run: Some(exec::exec),
+    },
+    Verb {
+        name: "attach",
+        synopsis: "[--no-stdin] [--detach-keys KEYS] APP[/CONTAINER]",
+        line: "sit at the console of a running container",
+        text: "\
+Shows the output of the container from now on, and passes standard input to it if its manifest says \"stdin\": \"open\" (or
+\"once\": then its input ends with the first who leaves). With \"terminal\": true it has a terminal, whose size follows the
+caller's. Several may be attached at once; all see the output. A console outlives keeper: attach again after its restart.
+Output waits for an attached reader as long as that reads on. The keys leave the container running, as does Ctrl-C without a
+terminal. The exit code is that of the container's program if that ended, 0 after the keys, 125 when wherry failed.",
+        options: &[
+            flag(None, "no-stdin", "only watch"),
+            value(None, "detach-keys", "KEYS", "keys that leave the terminal (default: ctrl-p,ctrl-q); \"\" for none"),
+        ],
+        examples: &[("wherry attach game", "leave it with Ctrl-P Ctrl-Q"), ("wherry attach --no-stdin web/nginx > out", "only watch")],
+        min: 1,
+        max: 1,
+        as_program: true,
+        run: Some(attach::attach),
+        ..PLAIN
     },
     Verb {
         name: "cp",

@@ -52,10 +52,12 @@ pub struct Settings {
     pub variables: BTreeMap<String, String>,
     /// Whom the less trusted processes run as.
     pub users: Users,
-    /// Bounds on images.
+    /// Bounds on images and output.
     pub limits: Limits,
     /// How images are downloaded.
     pub fetch: Fetch,
+    /// The system log.
+    pub syslog: Syslog,
     /// Least important messages that are logged.
     pub log_level: log::LevelFilter,
 }
@@ -107,7 +109,7 @@ pub struct Users {
     pub unpack: u32,
 }
 
-/// Bounds on images.
+/// Bounds on images and output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes of an image, unpacked.
@@ -116,6 +118,8 @@ pub struct Limits {
     pub max_image_inodes: u64,
     /// Seconds after which bringing in an image is given up.
     pub fetch_timeout_s: u32,
+    /// Most memory for the output of all containers together, in bytes.
+    pub max_log_bytes: u64,
 }
 
 /// How images are downloaded.
@@ -146,7 +150,16 @@ impl std::fmt::Debug for Proxy {
     }
 }
 
-static SETTINGS: [Field; 16] = [
+/// The device's system log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Syslog {
+    /// Output goes there of every container whose manifest does not say.
+    pub all: bool,
+    /// Where its socket is.
+    pub socket: String,
+}
+
+static SETTINGS: [Field; 17] = [
     Field::optional("device", Kind::Text(&ID), "Id of this device; the first label of its host name if absent."),
     Field::default("root", Kind::Text(&ROOT), "wherry", "Root topic, which is the name of the fleet; several levels are allowed."),
     Field::optional("groups", Kind::List(&Kind::Text(&ID), 0, MAX_GROUPS), "Groups it belongs to; the first ones win."),
@@ -178,8 +191,9 @@ static SETTINGS: [Field; 16] = [
     ),
     Field::optional("variables", Kind::Map(&VARIABLE, &Kind::Text(&ANY), 0, 64), "Values for ${var.NAME} in manifests."),
     Field::optional("users", Kind::Object(&USERS), "Numeric users of the less trusted processes."),
-    Field::optional("limits", Kind::Object(&LIMITS), "Bounds on images."),
     Field::optional("fetch", Kind::Object(&FETCH), "How images are downloaded."),
+    Field::optional("limits", Kind::Object(&LIMITS), "Bounds on images and output."),
+    Field::optional("syslog", Kind::Object(&SYSLOG), "The device's system log, for output of containers."),
     Field::default(
         "log_level",
         Kind::Word(&["off", "error", "warn", "info", "debug", "trace"]),
@@ -214,10 +228,21 @@ static USERS: [Field; 3] = [
     Field::default("unpack", Kind::Whole(1, MAX_UID), "65503", "Unpacks images."),
 ];
 
-static LIMITS: [Field; 3] = [
+static SYSLOG: [Field; 2] = [
+    Field::default("all", Kind::Bool, "false", "Output goes there of every container whose manifest does not say."),
+    Field::default("socket", Kind::Text(&PATH), "/dev/log", "Its datagram socket."),
+];
+
+static LIMITS: [Field; 4] = [
     Field::default("max_image_bytes", Kind::Size(4096, 1 << 40), "512M", "Most bytes of an image, unpacked."),
     Field::default("max_image_inodes", Kind::Whole(1, 100_000_000), "100000", "Most files, directories and links of an image."),
     Field::default("fetch_timeout_s", Kind::Whole(1, 86_400), "600", "Seconds after which bringing in an image is given up."),
+    Field::default(
+        "max_log_bytes",
+        Kind::Size(64 << 10, 1 << 30),
+        "4M",
+        "Most memory for the output of all containers; when their rings want more, each has its share.",
+    ),
 ];
 
 static FETCH: [Field; 4] = [
@@ -263,7 +288,7 @@ pub fn example() -> &'static str {
 fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Option<Settings> {
     let owned = |name| view.text(name).map(str::to_owned);
     let brokers: Option<Vec<_>> = view.items("brokers").iter().map(|node| broker(node, found)).collect();
-    let (users, limits) = (view.object("users"), view.object("limits"));
+    let (users, limits, syslog) = (view.object("users"), view.object("limits"), view.object("syslog"));
     let data_dir = owned("data_dir")?;
     apart(view, found);
     distinct(users, found);
@@ -289,8 +314,10 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
             max_image_bytes: limits.size("max_image_bytes")?,
             max_image_inodes: limits.parse("max_image_inodes")?,
             fetch_timeout_s: limits.parse("fetch_timeout_s")?,
+            max_log_bytes: limits.size("max_log_bytes")?,
         },
         fetch: fetch(view, found)?,
+        syslog: Syslog { all: syslog.flag("all"), socket: syslog.text("socket")?.to_owned() },
         log_level: view.parse("log_level")?,
     })
 }

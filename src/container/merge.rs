@@ -17,7 +17,7 @@ pub fn build(wanted: &Container, image: &Config, hostname_default: &str) -> Resu
     let workdir = wanted.workdir.as_deref().unwrap_or(&image.workdir);
     Ok(Spec {
         argv: argv(wanted, image)?,
-        env: env(wanted, image),
+        env: if wanted.terminal { join_env(&env(wanted, image), &[], true) } else { env(wanted, image) },
         workdir: if workdir.starts_with('/') { workdir.to_owned() } else { format!("/{workdir}") },
         user: wanted.user.clone().unwrap_or_else(|| image.user.clone()),
         hostname: wanted.hostname.clone().unwrap_or_else(|| hostname_default.to_owned()),
@@ -33,6 +33,8 @@ pub fn build(wanted: &Container, image: &Config, hostname_default: &str) -> Resu
         resources: wanted.resources.clone(),
         ambient: caps::bits(&wanted.security.cap_add),
         files: wanted.files.clone(),
+        terminal: wanted.terminal,
+        stdin: wanted.stdin,
     })
 }
 
@@ -90,7 +92,7 @@ pub(super) fn set(env: &mut Vec<String>, entry: String) {
 mod tests {
     use super::*;
     use crate::image::{Reference, Source};
-    use crate::manifest::{Full, Image, Log, Network, Resources, Restart, RestartPolicy, Rootfs, Seccomp, Security, Stop};
+    use crate::manifest::{Full, Image, Log, Network, Resources, Restart, RestartPolicy, Rootfs, Seccomp, Security, Stdin, Stop};
     use std::time::Duration;
 
     fn strings(list: &[&str]) -> Vec<String> {
@@ -130,7 +132,9 @@ mod tests {
             mounts: Vec::new(),
             files: Vec::new(),
             network: Network::None,
-            log: Log { ring: 1024, full: Full::Drop },
+            terminal: false,
+            stdin: Stdin::None,
+            log: Log { ring: 1024, full: Full::Drop, syslog: None },
             stop: Stop { signal: None, timeout: Duration::from_secs(10) },
             restart: Restart { policy: RestartPolicy::No, delay: Duration::from_secs(1), max_delay: Duration::from_secs(1) },
             init: true,

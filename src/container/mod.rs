@@ -10,9 +10,11 @@
 //! | `resolve` | a path below a root that it cannot leave |
 //! | `pivot` | the new root, and nothing of the old |
 //! | `user` | names to numbers, by the container's own files |
+//! | `terminal` `console` | a terminal of its own; what keeper tells the pid 1 that holds it |
 //! | `payload` | the last steps before exec |
 
 pub mod caps;
+pub mod console;
 pub mod exit_record;
 pub(crate) mod fail;
 pub(crate) mod files;
@@ -24,9 +26,11 @@ pub(crate) mod pivot;
 mod resolve;
 pub mod seccomp;
 mod spec;
+pub(crate) mod terminal;
 pub mod user;
 
 pub(crate) use merge::join_env;
 pub use merge::{build, stop_signal};
-pub(crate) use resolve::{open_in, open_plain};
+pub(crate) use payload::is_missing;
+pub(crate) use resolve::open_plain;
 pub use spec::{Spec, Wiring};

@@ -216,6 +216,11 @@ impl Payload {
     }
 }
 
+/// Whether what [`Payload::exec`] came back with says that the program is not there.
+pub fn is_missing(message: &str) -> bool {
+    message.contains(Errno::ENOENT.desc())
+}
+
 /// Sends what went wrong and ends this process.
 pub fn give_up(conn: &crate::ipc::Conn, failure: Failure) -> ! {
     // Nobody else is left to tell if keeper is gone too.

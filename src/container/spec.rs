@@ -1,7 +1,7 @@
 //! The runtime's only input. Manifest, OCI `config.json` and LXC configuration all end here.
 
 use crate::cgroup::Layout;
-use crate::manifest::{Mount, Network, Placed, Resources, Rlimit, Seccomp};
+use crate::manifest::{Mount, Network, Placed, Resources, Rlimit, Seccomp, Stdin};
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides what a container is. Says nothing about where keeper keeps its things: that is [`Wiring`].
@@ -42,6 +42,17 @@ pub struct Spec {
     pub ambient: u64,
     /// Files put into it. A secret is only named here: what is in it never leaves launch but into the container.
     pub files: Vec<Placed>,
+    /// It has a terminal of its own devpts as standard input, output and error.
+    pub terminal: bool,
+    /// Its standard input.
+    pub stdin: Stdin,
+}
+
+impl Spec {
+    /// Its pid 1 carries input to it.
+    pub fn has_console(&self) -> bool {
+        self.terminal || self.stdin != Stdin::None
+    }
 }
 
 /// Where the host side of one start is: what launch needs beside the [`Spec`].

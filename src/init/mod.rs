@@ -2,6 +2,7 @@
 //!
 //! It is never exec'd, so what reads it through procfs sees the sealed program (CVE-2019-5736), and it stays non-dumpable.
 
+mod console;
 mod reap;
 
 use crate::cgroup::Group;
@@ -9,9 +10,10 @@ use crate::container::fail::{OrFail, launch};
 use crate::container::mounts::{self, Sources};
 use crate::container::payload::{Payload, Wanted, give_up};
 use crate::container::{Spec, caps, pivot};
+use crate::init::console::Console;
 use crate::ipc::{Conn, Failure};
 use crate::launch::wait_for_go;
-use crate::manifest::Network;
+use crate::manifest::{Network, Stdin};
 use crate::sys::limits::loopback_up;
 use crate::sys::pid1;
 use crate::sys::process::{CloneArgs, Cloned, clone};
@@ -40,6 +42,8 @@ pub struct Start {
     pub sources: Sources,
     /// Where its output goes.
     pub log: OwnedFd,
+    /// Where its input comes from, if it has a console.
+    pub input: Option<OwnedFd>,
     /// Where its end is recorded.
     pub record: File,
 }
@@ -49,16 +53,21 @@ pub fn main(conn: &Conn, start: Start) -> ! {
     // From the start: to a pid 1, a signal with its default action is dropped unless blocked, and keeper may ask us to stop at any time. The payload
     // unblocks all, and gets what waited.
     let ready = pid1::block_all().or_fail(|| "block the signals").and_then(|()| wait_for_go(conn, &start.group, start.born));
-    let Start { spec, root, sources, log, record, .. } = start;
-    let payload = match ready.and_then(|()| enter(&spec, root, sources, log)) {
-        Ok(payload) => payload,
+    let Start { spec, root, sources, log, input, record, .. } = start;
+    let (payload, console) = match ready.and_then(|()| enter(&spec, root, sources, (log, input))) {
+        Ok(entered) => entered,
         Err(failure) => give_up(conn, failure),
     };
-    if spec.init { supervise(conn, &payload, &record) } else { give_up(conn, payload.exec(None)) }
+    if spec.init { supervise(conn, &payload, console, &record) } else { give_up(conn, payload.exec(None)) }
 }
 
 /// From the host's view to the container's.
-fn enter(spec: &Spec, root: OwnedFd, sources: Sources, log: OwnedFd) -> Result<Payload, Failure> {
+fn enter(
+    spec: &Spec,
+    root: OwnedFd,
+    sources: Sources,
+    (log, input): (OwnedFd, Option<OwnedFd>),
+) -> Result<(Payload, Option<Console>), Failure> {
     own_cgroup_root()?;
     if spec.network == Network::None {
         loopback_up().or_fail(|| "bring the loopback interface up")?;
@@ -75,8 +84,8 @@ fn enter(spec: &Spec, root: OwnedFd, sources: Sources, log: OwnedFd) -> Result<P
         // The working directory was the last thing to be made.
         mounts::make_read_only(root.as_fd()).or_fail(|| "make the root file system read-only")?;
     }
-    stdio(&payload, log)?;
-    Ok(payload)
+    let console = stdio(spec, &payload, log, input)?;
+    Ok((payload, console))
 }
 
 /// The group we are in by now becomes the root of what the container sees; made before attaching, the namespace would show the host's path.
@@ -88,17 +97,33 @@ fn own_cgroup_root() -> Result<(), Failure> {
     }
 }
 
-/// Nothing to read, and the log to write to: opened for both directions by keeper, so that writing never is SIGPIPE while keeper is away.
-fn stdio(payload: &Payload, log: OwnedFd) -> Result<(), Failure> {
-    let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(|| "open the container's /dev/null")?;
+/// Without a console, nothing to read, and the log to write to: opened for both directions by keeper, so that writing never is SIGPIPE while
+/// keeper is away.
+fn stdio(spec: &Spec, payload: &Payload, log: OwnedFd, input: Option<OwnedFd>) -> Result<Option<Console>, Failure> {
+    let what = || "set standard input and output";
     payload.own(log.as_fd())?;
-    dup2_stdin(null).and_then(|()| dup2_stdout(&log)).and_then(|()| dup2_stderr(&log)).or_fail(|| "set standard input and output")
+    let (console, stdin, stdout) = match input {
+        Some(input) if spec.terminal => {
+            let (console, terminal) = Console::terminal(payload, input, log, spec.stdin != Stdin::None)?;
+            (Some(console), terminal.try_clone().or_fail(what)?, terminal)
+        }
+        Some(input) => {
+            let (console, pipe) = Console::pipe(payload, input)?;
+            (Some(console), pipe, log)
+        }
+        None => {
+            let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(|| "open the container's /dev/null")?;
+            (None, null, log)
+        }
+    };
+    dup2_stdin(stdin).and_then(|()| dup2_stdout(&stdout)).and_then(|()| dup2_stderr(&stdout)).or_fail(what)?;
+    Ok(console)
 }
 
 /// Clones the payload and stays as its parent, with no more rights than that takes.
 ///
 /// The payload waits until it is so: with `CAP_SYS_PTRACE` it could otherwise catch us with all capabilities and our descriptors.
-fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
+fn supervise(conn: &Conn, payload: &Payload, console: Option<Console>, record: &File) -> ! {
     let (gate, opener) = pipe2(OFlag::O_CLOEXEC).or_fail(|| "make a pipe").unwrap_or_else(|failure| give_up(conn, failure));
     // Pid 1 is in no session of the host's either.
     let cloned =
@@ -106,20 +131,26 @@ fn supervise(conn: &Conn, payload: &Payload, record: &File) -> ! {
     let child = match cloned.or_fail(|| "clone the payload") {
         Ok(Cloned::Child) => {
             drop(opener);
-            give_up(conn, passed(gate).map_or_else(|failure| failure, |()| payload.exec(None)))
+            let stdin = io::stdin();
+            let terminal = console.filter(Console::is_terminal).map(|_| stdin.as_fd());
+            give_up(conn, passed(gate).map_or_else(|failure| failure, |()| payload.exec(terminal)))
         }
         Ok(Cloned::Parent(child)) => child.pid,
         Err(failure) => give_up(conn, failure),
     };
     drop(gate);
-    if let Err(failure) = confine() {
+    if let Err(failure) = confine().and_then(|()| console.as_ref().map_or(Ok(()), Console::leave_input)) {
         give_up(conn, failure);
     }
-    crate::sys::fd::close_other_than(&[record.as_fd(), opener.as_fd()]);
+    let consoles = console.iter().flat_map(Console::needs);
+    crate::sys::fd::close_other_than(&[record.as_fd(), opener.as_fd()].into_iter().chain(consoles).collect::<Vec<_>>());
     // Who is not there to read it has been killed, which the loop will see.
     let _ = write(&opener, &[0]);
     drop(opener);
-    reap::until_end(child, record)
+    match console {
+        Some(console) => console.until_end(child, record),
+        None => reap::until_end(child, record),
+    }
 }
 
 fn passed(gate: OwnedFd) -> Result<(), Failure> {

@@ -24,7 +24,8 @@ pub fn until_end(payload: i32, record: &File) -> ! {
     }
 }
 
-fn reap(payload: i32) -> Option<Ended> {
+/// Takes all that have ended; how the payload has, if it is among them.
+pub(super) fn reap(payload: i32) -> Option<Ended> {
     let mut ended = None;
     while let Ok(Some((pid, how))) = pid1::reap_any() {
         if pid == payload {
@@ -34,7 +35,8 @@ fn reap(payload: i32) -> Option<Ended> {
     ended
 }
 
-fn end(record: &File, ended: Ended) -> ! {
+/// Records the end, and ends likewise.
+pub(super) fn end(record: &File, ended: Ended) -> ! {
     // A full runtime directory costs the record, not the end.
     let _ = exit_record::write(record, &ExitRecord { ended, at: boottime() });
     exit_now(match ended {

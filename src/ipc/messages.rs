@@ -297,17 +297,21 @@ pub enum Request {
     Stop(Scope),
     /// Stop and start. `Done` when running again.
     Restart(Scope),
-    /// Output of a container. Answers: `Log` …, `Done`.
+    /// Output of containers. Answers: `Log` …, `Done`.
     Logs {
-        /// Which container.
+        /// Which.
         of: Scope,
-        /// Stay until the container ends.
+        /// Stay until the containers end.
         follow: bool,
-        /// At most so many of the last bytes; all if absent.
+        /// At most so many of the last lines of each; all if absent.
         tail: Option<u32>,
+        /// Only what came at this time or later, in milliseconds since boot.
+        since_ms: u64,
+        /// All of it, also if a container has to wait for us to read.
+        whole: bool,
     },
     /// Run a program in a container. Descriptors 0, 1, 2 come along; with a terminal, they are ignored and its master comes back.
-    /// Answers: `Terminal` (with a descriptor) if asked, then `Exited`.
+    /// Answers: `Terminal` (with a descriptor) if asked, then `Exited`; or `Done` once it runs, if it is to run detached.
     Exec(ExecArgs),
     /// One statistics round. Answer: `Stats`.
     Stats,
@@ -340,6 +344,21 @@ pub enum Request {
     },
     /// Keeper's part of the support bundle. Answers: `Text` (pieces of one JSON document) …, `Done`.
     Diag,
+    /// Output of a container from now on, or all of it, and its input. Answers: `Attached`, `Log` …, and `Exited` at the end of its run.
+    Attach {
+        /// Which container.
+        of: Scope,
+        /// Its output from the beginning.
+        replay: bool,
+    },
+    /// Attached: for its standard input, at most [`crate::container::console::MAX_DATA`] bytes. No answer.
+    Input(Vec<u8>),
+    /// Attached: no more input comes from here. No answer.
+    InputEnd,
+    /// Attached: rows and columns of the terminal. No answer.
+    Resize(u16, u16),
+    /// The program of this exec runs on without us. Its terminal's master comes along if it has one. Answer: `Done`.
+    Detach,
 }
 
 /// An app, or one container of it.
@@ -366,6 +385,8 @@ pub struct ExecArgs {
     pub workdir: Option<String>,
     /// A new terminal of this many rows and columns.
     pub terminal: Option<(u16, u16)>,
+    /// It runs on when the connection ends.
+    pub detach: bool,
 }
 
 /// A copy, as the process in the container does it.
@@ -439,6 +460,13 @@ pub enum Reply {
         rows: Vec<Happening>,
         /// How many before these were lost.
         lost: u64,
+    },
+    /// Attached: what the container has.
+    Attached {
+        /// A terminal.
+        terminal: bool,
+        /// Open standard input.
+        stdin: bool,
     },
 }
 
@@ -620,10 +648,14 @@ pub struct ContainerRow {
 /// Output of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChunk {
+    /// Whose.
+    pub container: Name,
     /// Raw bytes, standard output and error as they came.
     pub bytes: Vec<u8>,
     /// Bytes that gave way before these.
     pub lost: u64,
+    /// When these came, to the second, in milliseconds since boot.
+    pub at_ms: u64,
 }
 
 /// Statistics of one container.
@@ -744,7 +776,8 @@ pub enum FromStage {
 /// Keeper to launch, and to pid 1 after it, over one socket that both inherit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToLaunch {
-    /// Start a container. Descriptors that come along: the log FIFO (read-write), the exit record's file (read-write).
+    /// Start a container. Descriptors that come along: the log FIFO (read-write), the exit record's file (read-write), and for one with a console
+    /// the input FIFO (read-write).
     Start {
         /// What it is.
         spec: Box<Spec>,

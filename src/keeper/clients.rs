@@ -1,9 +1,13 @@
 //! Connections of the command line: one request at a time each, answered by events, never waited for.
 
+mod orphans;
+mod output;
+
+pub use orphans::Orphan;
+
+use crate::container::console::{Frame, MAX_DATA};
 use crate::image::Digest;
-use crate::ipc::{
-    Ack, Conn, Copying, ExecArgs, ExecJob, Failure, FromLaunch, Happening, LogChunk, Origin, Reply, Request, Scope, ToLaunch, encode,
-};
+use crate::ipc::{Ack, Conn, Copying, ExecArgs, ExecJob, Failure, FromLaunch, Happening, Origin, Reply, Request, Scope, ToLaunch, encode};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::deploy::boundary;
@@ -16,18 +20,20 @@ use crate::protocol::{ContainerState, Reason};
 use crate::sys::process::{self, Child, Ended};
 use crate::sys::signal::pidfd_send;
 use nix::libc;
+use output::{Attached, Reading};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// Most connections at once.
 pub const MAX_CLIENTS: usize = 64;
 /// Replies that may wait for one connection; one that takes none is cut off.
 const QUEUE: usize = 512;
+/// Bytes of text in one frame.
+const TEXT: usize = 32 * 1024;
 /// Events in one frame.
 const EVENTS: usize = 32;
-/// Bytes of output in one frame.
-const LOG_CHUNK: usize = 32 * 1024;
 
 /// One connection.
 pub struct Client {
@@ -36,6 +42,8 @@ pub struct Client {
     token: Token,
     asker: Asker,
     queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// Since when it takes no answers.
+    stalled: Option<Duration>,
     op: Op,
 }
 
@@ -52,8 +60,10 @@ enum Op {
     Running(Scope),
     /// One is over; its exit status.
     Ended(Scope),
-    /// Output from a position on.
-    Logs { of: Scope, position: u64, follow: bool },
+    /// Output.
+    Logs(Reading),
+    /// The console of a container.
+    Attach(Attached),
     /// Events from a number on.
     Events { app: Option<Name>, next: u64, follow: bool },
     /// A program in a container.
@@ -65,6 +75,10 @@ struct Exec {
     launcher: Option<(Child, Token)>,
     process: Option<(i32, OwnedFd, Token)>,
     failure: Option<Failure>,
+    /// It runs on without its client.
+    detach: bool,
+    /// The container's control group.
+    group: String,
 }
 
 impl Client {
@@ -108,7 +122,7 @@ impl Keeper {
         let id = self.next_client;
         self.next_client += 1;
         let token = self.ctx.poll.add(&conn, Source::Client(id))?;
-        self.clients.push(Client { id, conn, token, asker, queue: VecDeque::new(), op: Op::Idle });
+        self.clients.push(Client { id, conn, token, asker, queue: VecDeque::new(), stalled: None, op: Op::Idle });
         Ok(())
     }
 
@@ -120,13 +134,17 @@ impl Keeper {
     pub fn on_client(&mut self, id: u64, readable: bool, writable: bool) {
         if writable {
             self.flush_client(id);
-            self.pump_logs(id);
+            self.pump_output(id);
             self.pump_events(id);
         }
         if !readable {
             return;
         }
         let Some(client) = self.client(id) else { return };
+        if client.is_typing() {
+            // Nothing is asked for, so it has hung up.
+            return self.drop_client(id);
+        }
         match client.conn.recv_with::<Request>() {
             Ok(Some((request, fds))) => self.on_request(id, request, fds),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -146,41 +164,24 @@ impl Keeper {
         let Some(i) = self.clients.iter().position(|c| c.id == id) else { return };
         let client = self.clients.remove(i);
         self.ctx.poll.remove(&client.conn, client.token);
-        if let Op::Exec(exec) = client.op {
-            self.drop_exec(*exec);
+        match client.op {
+            Op::Exec(exec) => self.drop_exec(*exec),
+            Op::Attach(attached) => self.detached(&attached),
+            _ => {}
         }
     }
 
-    /// Nobody is left to tell how it ends; with its terminal or pipes closed it gets SIGHUP or EPIPE by itself.
-    fn drop_exec(&mut self, exec: Exec) {
+    /// It is over, or its client is gone.
+    fn drop_exec(&mut self, mut exec: Exec) {
         self.ctx.strays |= exec.launcher.is_some() && exec.process.is_none();
-        if let Some((conn, token)) = exec.conn {
+        if let Some((conn, token)) = exec.conn.take() {
             self.ctx.poll.remove(&conn, token);
         }
-        if let Some((child, token)) = exec.launcher {
+        if let Some((child, token)) = exec.launcher.take() {
             self.ctx.poll.remove(&child.pidfd, token);
             self.ctx.discard(child);
         }
-        if let Some((pid, pidfd, token)) = exec.process {
-            self.ctx.poll.remove(&pidfd, token);
-            self.keep_orphan(Child { pid, pidfd });
-        }
-    }
-
-    /// It may run for long: its end is an event like any other.
-    fn keep_orphan(&mut self, child: Child) {
-        match self.ctx.poll.add(&child.pidfd, Source::Orphan(child.pid)) {
-            Ok(token) => self.orphans.push((child, token)),
-            Err(_) => self.ctx.reap_later(child),
-        }
-    }
-
-    /// A program whose client has left ended.
-    pub fn on_orphan_exit(&mut self, pid: i32) {
-        let Some(i) = self.orphans.iter().position(|(child, _)| child.pid == pid) else { return };
-        let (child, token) = self.orphans.remove(i);
-        self.ctx.poll.remove(&child.pidfd, token);
-        self.ctx.reap_later(child);
+        self.leave_exec(exec);
     }
 
     fn reply(&mut self, id: u64, reply: &Reply) {
@@ -218,10 +219,26 @@ impl Keeper {
                 }
             }
         }
-        // Who does not take the answers gets no more requests read.
-        let _ = self.ctx.poll.interest(&client.conn, client.token, client.queue.is_empty(), !client.queue.is_empty());
+        client.stalled = (!client.queue.is_empty()).then(|| client.stalled.unwrap_or_else(crate::sys::time::boottime));
+        self.go_on_reading(id);
         if gone {
             self.drop_client(id);
+        }
+    }
+
+    /// Who does not take the answers, or whose input is not taken, gets no more requests read.
+    fn go_on_reading(&mut self, id: u64) {
+        if let Some(client) = self.clients.iter().find(|c| c.id == id) {
+            let read = client.queue.is_empty() && !client.is_typing();
+            let _ = self.ctx.poll.interest(&client.conn, client.token, read, !client.queue.is_empty());
+        }
+    }
+
+    /// There is more for it than one turn may take.
+    fn go_on_writing(&mut self, id: u64) {
+        if let Some(client) = self.clients.iter().find(|c| c.id == id) {
+            let read = client.queue.is_empty() && !client.is_typing();
+            let _ = self.ctx.poll.interest(&client.conn, client.token, read, true);
         }
     }
 
@@ -233,7 +250,8 @@ impl Keeper {
         if !requests::permitted(name, asker, true) {
             return self.refuse(id, Reason::Policy, format!("only root may ask for {name}"));
         }
-        if !matches!(client.op, Op::Idle) {
+        let goes_on = matches!((&client.op, name), (Op::Attach(_), "input") | (Op::Exec(_), "detach"));
+        if !matches!(client.op, Op::Idle) && !goes_on {
             return self.refuse(id, Reason::Internal, "the request before is still in work on this connection");
         }
         if self.leaving.is_some() && matches!(name, "apply" | "start" | "restart" | "exec" | "copy") {
@@ -251,8 +269,14 @@ impl Keeper {
             Request::Stop(scope) => self.by_hand(id, scope, Hand::Stop),
             Request::Restart(scope) => self.by_hand(id, scope, Hand::Restart),
             Request::Wait(scope) => self.await_end(id, scope),
-            Request::Logs { of, follow, tail } => self.logs(id, of, follow, tail),
             Request::Diag => self.reply_diag(id),
+            Request::Logs { of, follow, tail, since_ms, whole } => self.logs(id, of, follow, (tail, since_ms), whole),
+            Request::Attach { of, replay } => self.attach(id, of, replay),
+            Request::Input(bytes) if bytes.len() > MAX_DATA => self.refuse(id, Reason::BadValue, "too much input at once"),
+            Request::Input(bytes) => self.on_input(id, Frame::Data(bytes)),
+            Request::InputEnd => self.on_input_end(id),
+            Request::Resize(rows, columns) => self.on_input(id, Frame::Size(rows, columns)),
+            Request::Detach => self.detach_exec(id, fds),
             Request::Events { app, since_ms, follow } => {
                 let next = self.ctx.events.since(since_ms);
                 self.set_op(id, Op::Events { app, next, follow });
@@ -293,7 +317,7 @@ impl Keeper {
         let text = diag::bundle(self).to_string();
         let mut rest = text.as_str();
         while !rest.is_empty() {
-            let (piece, behind) = rest.split_at(boundary(rest, LOG_CHUNK));
+            let (piece, behind) = rest.split_at(boundary(rest, TEXT));
             self.reply(id, &Reply::Text(piece.to_owned()));
             rest = behind;
         }
@@ -431,7 +455,7 @@ impl Keeper {
                 self.reply(id, &reply);
             }
         }
-        self.pump_all_logs();
+        self.pump_all_output();
     }
 
     fn answer_for(&mut self, id: u64, scope: &Scope) -> Option<Reply> {
@@ -448,62 +472,6 @@ impl Keeper {
             // Nobody saw how it ended (its keeper was killed): that is no success.
             Op::Ended(_) if gone => Some(Reply::Exited(last.unwrap_or(Ended::Code(255)))),
             _ => None,
-        }
-    }
-
-    // ---- logs ----
-
-    fn logs(&mut self, id: u64, of: Scope, follow: bool, tail: Option<u32>) {
-        let live = self.in_scope(&of);
-        let position = match live.as_slice() {
-            [] => return self.no_such(id, &of.app, of.container.as_ref()),
-            [one] => one.ring.tail(tail),
-            several => {
-                let names: Vec<&str> = several.iter().map(|l| l.key.container.as_str()).collect();
-                let message = format!("app {} has several containers, name one: {}", of.app, names.join(", "));
-                return self.refuse(id, Reason::BadValue, message);
-            }
-        };
-        self.set_op(id, Op::Logs { of, position, follow });
-        self.pump_logs(id);
-    }
-
-    /// Output goes on to everybody who follows.
-    pub fn pump_all_logs(&mut self) {
-        let ids: Vec<u64> = self.clients.iter().filter(|c| matches!(c.op, Op::Logs { .. })).map(|c| c.id).collect();
-        for id in ids {
-            self.pump_logs(id);
-        }
-    }
-
-    /// Sends output while the connection takes it; the ring holds what it does not.
-    fn pump_logs(&mut self, id: u64) {
-        loop {
-            let Some(client) = self.client(id) else { return };
-            let Op::Logs { of, position, follow } = &client.op else { return };
-            if !client.queue.is_empty() {
-                return;
-            }
-            let (of, position, follow) = (of.clone(), *position, *follow);
-            let Self { ctx, apps, .. } = self;
-            let live = apps.iter_mut().filter(|a| a.name == of.app).flat_map(|a| a.live.iter_mut());
-            let live = live.into_iter().find(|l| of.container.as_ref().is_none_or(|c| *c == l.key.container));
-            let chunk = live.map(|l| {
-                let read = l.ring.read(position, LOG_CHUNK);
-                l.pace(ctx);
-                (read, l.life.is_over() && l.pid().is_none())
-            });
-            match chunk {
-                Some(((bytes, next, lost), _)) if !bytes.is_empty() => {
-                    self.set_op(id, Op::Logs { of, position: next, follow });
-                    self.reply(id, &Reply::Log(LogChunk { bytes, lost }));
-                }
-                Some((_, over)) if follow && !over => return,
-                _ => {
-                    self.set_op(id, Op::Idle);
-                    return self.reply(id, &Reply::Done);
-                }
-            }
         }
     }
 
@@ -544,7 +512,7 @@ impl Keeper {
     /// As the container's root, whoever its program runs as.
     fn copy(&mut self, id: u64, scope: Scope, what: Copying, fds: Vec<OwnedFd>) {
         let (argv, workdir) = (vec!["wherry".into()], Some("/".into()));
-        let args = ExecArgs { scope, argv, env: Vec::new(), user: Some("0:0".into()), workdir, terminal: None };
+        let args = ExecArgs { scope, argv, env: Vec::new(), user: Some("0:0".into()), workdir, terminal: None, detach: false };
         self.exec(id, args, Some(what), fds);
     }
 
@@ -562,7 +530,7 @@ impl Keeper {
         };
         let Some((pid, spec, group)) = job else {
             let doing = if copy.is_some() { "copy from or to" } else { "run a program in" };
-            return self.refuse(id, Reason::Exec, format!("cannot {doing} {}: it is not running", scope.app));
+            return self.refuse(id, Reason::Launch, format!("cannot {doing} {}: it is not running", scope.app));
         };
         if fds.len() != 3 && args.terminal.is_none() {
             return self.refuse(id, Reason::Internal, "exec needs three descriptors");
@@ -576,6 +544,7 @@ impl Keeper {
 
     fn try_exec(&mut self, id: u64, job: ExecJob, copy: Option<Copying>, fds: &[OwnedFd]) -> io::Result<Exec> {
         let (conn, theirs) = Conn::pair()?;
+        let (detach, group) = (job.args.detach, job.group.clone());
         let stdio: Vec<BorrowedFd<'_>> = if job.args.terminal.is_some() { Vec::new() } else { fds.iter().map(AsFd::as_fd).collect() };
         let job = Box::new(job);
         let message = match copy {
@@ -587,7 +556,7 @@ impl Keeper {
         let child = self.ctx.spawn("launch", &[theirs.as_fd()])?;
         let exit = self.ctx.poll.add(&child.pidfd, Source::ExecLaunchExit(id))?;
         let token = self.ctx.poll.add(&conn, Source::Exec(id))?;
-        Ok(Exec { conn: Some((conn, token)), launcher: Some((child, exit)), process: None, failure: None })
+        Ok(Exec { conn: Some((conn, token)), launcher: Some((child, exit)), process: None, failure: None, detach, group })
     }
 
     fn exec_of(&mut self, id: u64) -> Option<&mut Exec> {
@@ -634,7 +603,7 @@ impl Keeper {
     fn on_exec_end(&mut self, id: u64) {
         let Some(exec) = self.exec_of(id) else { return };
         let conn = exec.conn.take();
-        let orphan = exec.process.is_none();
+        let (orphan, detach) = (exec.process.is_none(), exec.detach);
         let failure = exec.failure.clone();
         if let Some((conn, token)) = conn {
             self.ctx.poll.remove(&conn, token);
@@ -643,6 +612,8 @@ impl Keeper {
             self.ctx.strays = true;
             let f = failure.unwrap_or_else(|| Failure { reason: Reason::Launch, message: "launch ended without a word".into() });
             self.end_exec(id, &Reply::Error(f));
+        } else if detach && failure.is_none() {
+            self.end_exec(id, &Reply::Done);
         }
     }
 

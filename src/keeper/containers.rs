@@ -1,15 +1,18 @@
 //! One live container: its start, its output, its end. Decides nothing: [`Life`] does.
 
 use crate::cgroup::Group;
+use crate::container::console::Frame;
 use crate::container::{Wiring, exit_record};
 use crate::image::Digest;
 use crate::ipc::{Conn, ContainerRow, Failure, FromLaunch, ToLaunch, What};
 use crate::keeper::context::Context;
 use crate::keeper::lifecycle::{Action, Event, Life};
+use crate::keeper::pace::{self, Pace};
 use crate::keeper::plan::Ready;
 use crate::keeper::poll::{Key, Source, Token};
 use crate::keeper::ring::Ring;
 use crate::keeper::runtime::{Phase, Record, start_time};
+use crate::keeper::syslog::Lines;
 use crate::manifest::units::show_millis;
 use crate::protocol::{ContainerState, Reason};
 use crate::sys::process::{self, Child, Ended};
@@ -18,8 +21,8 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::stat::Mode;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -52,6 +55,14 @@ struct Output {
     reading: bool,
 }
 
+/// The FIFO from which its pid 1 takes input.
+struct Input {
+    fifo: File,
+    token: Token,
+    /// The end of input waits for room.
+    ending: bool,
+}
+
 /// One container that keeper knows of.
 pub struct Live {
     /// Which.
@@ -79,6 +90,15 @@ pub struct Live {
     launching: Option<Launching>,
     process: Option<Process>,
     output: Option<Output>,
+    input: Option<Input>,
+    /// How fast its output comes.
+    pace: Pace,
+    /// Its output for the device's log.
+    lines: Lines,
+    /// When its output is looked at again.
+    resume: Option<Duration>,
+    /// Pid 1 of its last run, and where its output ended.
+    last_run: Option<(i32, u64)>,
     /// Its cgroup of the last run may still be there.
     unclean: bool,
     /// A launch waits for the cgroup to go.
@@ -107,6 +127,11 @@ impl Live {
             launching: None,
             process: None,
             output: None,
+            input: None,
+            pace: Pace::default(),
+            lines: Lines::default(),
+            resume: None,
+            last_run: None,
             unclean: true,
             relaunch: None,
             oom_kills: 0,
@@ -123,6 +148,10 @@ impl Live {
             live.process = Some(Process { pid, pidfd, token });
             let fifo = open_fifo(&ctx.runtime.dir(&live.key).join("log"))?;
             live.listen(ctx, fifo)?;
+            if live.ready.spec.has_console() {
+                let fifo = open_fifo(&ctx.runtime.dir(&live.key).join("input"))?;
+                live.open_input(ctx, fifo)?;
+            }
         }
         Ok(live)
     }
@@ -260,14 +289,11 @@ impl Live {
         fs::create_dir_all(dir.join("root"))?;
         ctx.runtime.save(&self.key, &self.to_record(ctx, Phase::Intent))?;
         self.unclean = true;
-        let log = dir.join("log");
-        if !log.exists() {
-            nix::unistd::mkfifo(&log, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        }
-        let fifo = open_fifo(&log)?;
-        let writer = File::options().read(true).write(true).open(&log)?;
+        let fifo = made_fifo(&dir.join("log"))?;
+        let writer = File::options().read(true).write(true).open(dir.join("log"))?;
         let exit = File::options().read(true).write(true).create(true).truncate(true).open(dir.join("exit"))?;
         self.listen(ctx, fifo)?;
+        let input = self.make_input(ctx, &dir)?;
 
         let wiring = Box::new(self.wiring(ctx, &dir)?);
         let (ours, theirs) = Conn::pair()?;
@@ -275,7 +301,8 @@ impl Live {
         let launcher_token = ctx.poll.add(&child.pidfd, Source::LaunchExit(self.key.clone()))?;
         let token = ctx.poll.add(&ours, Source::Launch(self.key.clone()))?;
         let job = ToLaunch::Start { spec: Box::new(self.ready.spec.clone()), wiring };
-        let sent = ours.send_with(&job, &[writer.as_fd(), exit.as_fd()]);
+        let fds: Vec<BorrowedFd<'_>> = [writer.as_fd(), exit.as_fd()].into_iter().chain(input.as_ref().map(AsFd::as_fd)).collect();
+        let sent = ours.send_with(&job, &fds);
         crate::sys::fd::set_nonblocking(ours.as_fd())?;
         self.launching = Some(Launching { conn: ours, token, launcher: Some((child, launcher_token)), deadline: now + LAUNCH_TIMEOUT });
         sent
@@ -408,10 +435,13 @@ impl Live {
         let how = self.how_ended(ctx, process.pid);
         self.look_for_oom(ctx);
         self.oom_kills = 0;
-        self.drain();
+        self.drain(ctx, now);
         if let Some(output) = self.output.take() {
             ctx.poll.remove(&output.fifo, output.token);
         }
+        self.close_input(ctx);
+        self.resume = None;
+        self.last_run = Some((process.pid, self.ring.end()));
         if self.failure.is_some() && self.life.state == ContainerState::Starting {
             self.launch_over(ctx, now);
         } else {
@@ -535,40 +565,125 @@ impl Live {
     }
 
     /// The FIFO has something. Answers whether output was taken.
-    pub fn on_output(&mut self, ctx: &Context) -> bool {
-        let taken = self.take(LOG_TURN);
-        self.pace(ctx);
-        taken
+    pub fn on_output(&mut self, ctx: &mut Context, now: Duration) -> bool {
+        let taken = self.take(ctx, self.ring.room(), now);
+        if taken > 0 {
+            self.resume = pace::next(&mut self.pace, &mut ctx.pace, taken, now);
+        }
+        self.look_or_not(ctx);
+        taken > 0
     }
 
-    fn take(&mut self, most: usize) -> bool {
-        let Some(output) = &mut self.output else { return false };
+    fn take(&mut self, ctx: &mut Context, most: usize, now: Duration) -> usize {
+        let Some(output) = &mut self.output else { return 0 };
         let mut buf = [0; LOG_TURN];
-        let room = self.ring.room().min(most).min(LOG_TURN);
-        match output.fifo.read(&mut buf[..room]) {
-            Ok(n) if n > 0 => {
-                self.ring.push(&buf[..n]);
-                true
-            }
-            _ => false,
+        let n = output.fifo.read(&mut buf[..most.min(LOG_TURN)]).unwrap_or(0);
+        self.ring.push(&buf[..n], u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        self.with_syslog(ctx, now, |lines, tag, send| lines.add(tag, &buf[..n], now, send));
+        n
+    }
+
+    /// Does something with the device's log, if this output goes there.
+    fn with_syslog(&mut self, ctx: &mut Context, now: Duration, act: impl FnOnce(&mut Lines, &str, &mut dyn FnMut(&[u8]) -> bool)) {
+        let Context { settings, syslog, .. } = ctx;
+        if self.ready.log.syslog.unwrap_or(settings.syslog.all) {
+            let tag = format!("wherry/{}", self.key);
+            act(&mut self.lines, &tag, &mut |message| syslog.send(&settings.syslog.socket, message, now));
         }
     }
 
-    /// Looks at the FIFO only while the ring has room for it: with `block`, the writer then waits.
-    pub fn pace(&mut self, ctx: &Context) {
-        let room = self.ring.room() > 0;
-        if let Some(output) = self.output.as_mut().filter(|o| o.reading != room) {
-            output.reading = room;
-            let _ = ctx.poll.interest(&output.fifo, output.token, room, false);
+    /// When its FIFO is looked at again, after a flood.
+    pub fn resumes(&self) -> Option<Duration> {
+        self.resume
+    }
+
+    /// Looks at the FIFO again if it is time to, and there is room.
+    pub fn resume(&mut self, ctx: &mut Context, now: Duration) {
+        self.resume = self.resume.filter(|due| now < *due);
+        if self.lines.has_dropped() {
+            self.with_syslog(ctx, now, |lines, tag, send| lines.tell_dropped(tag, now, send));
+        }
+        self.look_or_not(ctx);
+    }
+
+    /// Looks at the FIFO only while the ring has room for it: the writer waits else.
+    fn look_or_not(&mut self, ctx: &Context) {
+        let look = self.ring.room() > 0 && self.resume.is_none();
+        if let Some(output) = self.output.as_mut().filter(|o| o.reading != look) {
+            output.reading = look;
+            let _ = ctx.poll.interest(&output.fifo, output.token, look, false);
         }
     }
 
-    /// The last words after the end; at most what a FIFO holds (64 KiB, pipe(7)).
-    fn drain(&mut self) {
+    /// The last words after the end, whether the ring has room or not: as a rule, at most what a FIFO holds (64 KiB, pipe(7)).
+    fn drain(&mut self, ctx: &mut Context, now: Duration) {
         for _ in 0..(64 * 1024 / LOG_TURN + 1) {
-            if !self.take(LOG_TURN) {
-                return;
+            if self.take(ctx, LOG_TURN, now) == 0 {
+                break;
             }
+        }
+        self.with_syslog(ctx, now, |lines, tag, send| lines.end(tag, now, send));
+    }
+
+    /// Where the output of the run of this pid 1 ended, if that was the last one.
+    pub fn end_of(&self, pid: i32) -> Option<u64> {
+        self.last_run.filter(|(last, _)| *last == pid).map(|(_, end)| end)
+    }
+
+    // ---- input ----
+
+    fn make_input(&mut self, ctx: &mut Context, dir: &Path) -> io::Result<Option<File>> {
+        self.close_input(ctx);
+        if !self.ready.spec.has_console() {
+            return Ok(None);
+        }
+        // What was typed for the run before is not for this one.
+        let path = dir.join("input");
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let fifo = made_fifo(&path)?;
+        self.open_input(ctx, fifo)?;
+        File::options().read(true).write(true).open(&path).map(Some)
+    }
+
+    fn open_input(&mut self, ctx: &mut Context, fifo: File) -> io::Result<()> {
+        let token = ctx.poll.add(&fifo, Source::Input(self.key.clone()))?;
+        ctx.poll.interest(&fifo, token, false, false)?;
+        self.input = Some(Input { fifo, token, ending: false });
+        Ok(())
+    }
+
+    fn close_input(&mut self, ctx: &mut Context) {
+        if let Some(input) = self.input.take() {
+            ctx.poll.remove(&input.fifo, input.token);
+        }
+    }
+
+    /// Sends a frame to its pid 1; false if that takes none now: [`Live::take_input_again`] follows.
+    pub fn type_in(&mut self, ctx: &Context, frame: &Frame) -> bool {
+        let Some(input) = &mut self.input else { return true };
+        // Never in part: it is no longer than what a pipe takes whole.
+        let full = matches!(input.fifo.write(&frame.encode()), Err(e) if e.kind() == io::ErrorKind::WouldBlock);
+        let _ = ctx.poll.interest(&input.fifo, input.token, false, full);
+        !full
+    }
+
+    /// Its input ends, now or as soon as there is room for that.
+    pub fn end_input(&mut self, ctx: &Context) {
+        let full = !self.type_in(ctx, &Frame::End);
+        if let Some(input) = &mut self.input {
+            input.ending = full;
+        }
+    }
+
+    /// There is room for input again.
+    pub fn take_input_again(&mut self, ctx: &Context) {
+        let Some(input) = &mut self.input else { return };
+        let _ = ctx.poll.interest(&input.fifo, input.token, false, false);
+        if std::mem::take(&mut input.ending) {
+            self.end_input(ctx);
         }
     }
 
@@ -590,13 +705,20 @@ impl Live {
     }
 }
 
-/// Opens both ends. With a writer of our own, a payload that closes its output leaves no hang-up behind, which epoll would report for ever;
-/// non-blocking, so that an empty FIFO answers EAGAIN (fifo(7)).
 /// The records of what runs are in memory, and that can be full like a flash.
 fn reason(e: &io::Error) -> Reason {
     if e.kind() == io::ErrorKind::StorageFull { Reason::NoSpace } else { Reason::Launch }
 }
 
+/// Opens both ends. With a writer of our own, a payload that closes its output leaves no hang-up behind, which epoll would report for ever;
+/// non-blocking, so that an empty FIFO answers EAGAIN (fifo(7)).
 fn open_fifo(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits()).open(path)
+}
+
+fn made_fifo(path: &Path) -> io::Result<File> {
+    if !path.exists() {
+        nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    }
+    open_fifo(path)
 }

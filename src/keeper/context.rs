@@ -5,8 +5,10 @@ use crate::config::Settings;
 use crate::image::store::Store as Images;
 use crate::ipc::{Happening, What};
 use crate::keeper::events::Events;
+use crate::keeper::pace::Pace;
 use crate::keeper::poll::{Key, Poll};
 use crate::keeper::runtime::Runtime;
+use crate::keeper::syslog::Syslog;
 use crate::sys::process::{self, Child, Ended, Spawn};
 use crate::sys::signal::pidfd_send;
 use std::ffi::CString;
@@ -35,6 +37,12 @@ pub struct Context {
     pub boot: u64,
     /// Something that `reported` shows has changed.
     pub dirty: bool,
+    /// Output that all containers together have got rid of lately.
+    pub pace: Pace,
+    /// The device's system log.
+    pub syslog: Syslog,
+    /// All rings together want more memory than they may have.
+    pub short_of_rings: bool,
     /// A launch died before it could name the process it had cloned.
     pub strays: bool,
     /// The last events.
@@ -67,6 +75,9 @@ impl Context {
             boot_id,
             boot,
             dirty: true,
+            pace: Pace::default(),
+            syslog: Syslog::default(),
+            short_of_rings: false,
             strays: false,
             events: Events::default(),
             dead: Vec::new(),

@@ -69,7 +69,7 @@ fn container(c: &Container) -> Value {
         "seccomp": c.security.seccomp, "no_new_privileges": c.security.no_new_privileges,
         "capabilities": [c.security.cap_add.len(), c.security.cap_drop.len()],
         "readonly": c.rootfs.readonly, "upper": c.rootfs.upper, "mounts": c.mounts.iter().map(mount).collect::<Vec<_>>(),
-        "files": c.files.iter().map(file).collect::<Vec<_>>(), "network": c.network, "ring": c.log.ring, "stop": c.stop, "restart": c.restart,
+        "files": c.files.iter().map(file).collect::<Vec<_>>(), "network": c.network, "ring": c.log.ring, "terminal": c.terminal, "stdin": c.stdin, "stop": c.stop, "restart": c.restart,
         "init": c.init,
     })
 }

@@ -3,10 +3,10 @@
 //! | room | what it decides or does |
 //! |---|---|
 //! | `requests` | THE table: who may ask what, when, why it is safe |
-//! | `desired` `plan` `lifecycle` `policy` `ring` `events` | pure decisions: documents, versions, container life, what may be asked, output |
+//! | `desired` `plan` `lifecycle` `policy` `ring` `pace` `events` | pure decisions: documents, versions, container life, what may be asked, output |
 //! | `deploy` | from a document to running containers |
-//! | `containers` | one live container |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
+//! | `containers` `syslog` | one live container; its output to the device's log |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` `diag` | rows for people, payloads for the broker, the support bundle |
 
@@ -20,6 +20,7 @@ pub mod desired;
 mod diag;
 mod events;
 pub mod lifecycle;
+mod pace;
 pub mod plan;
 mod policy;
 mod poll;
@@ -30,6 +31,7 @@ pub mod runtime;
 mod stages;
 mod start;
 pub mod store;
+mod syslog;
 mod unsaved;
 mod wire;
 
@@ -37,17 +39,16 @@ pub use start::main;
 
 use crate::ipc::{FromAgent, Happening, LinkState, Origin, What};
 use crate::keeper::children::Agent;
-use crate::keeper::clients::Client;
+use crate::keeper::clients::{Client, Orphan};
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
-use crate::keeper::poll::{Key, Ready, Source, Token};
+use crate::keeper::poll::{Key, Ready, Source};
 use crate::keeper::stages::Stage;
 use crate::keeper::store::{Desired, Store};
 use crate::keeper::unsaved::Unsaved;
 use crate::manifest::{Id, Name};
-use crate::sys::process::Child;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use std::io;
@@ -75,7 +76,7 @@ pub struct Keeper {
     /// The state on flash could not be read: nothing is removed from the store before documents came again.
     hold_back: bool,
     /// Programs exec'd in containers whose clients have left.
-    orphans: Vec<(Child, Token)>,
+    orphans: Vec<Orphan>,
     /// The store is to be cleaned once no stage works in it.
     uncollected: bool,
     agent: Agent,
@@ -118,6 +119,10 @@ impl Keeper {
         self.apps.iter().find(|a| a.name == *name)
     }
 
+    fn live(&mut self, key: &Key) -> Option<&mut Live> {
+        self.apps.iter_mut().flat_map(|a| a.live.iter_mut()).find(|l| l.key == *key)
+    }
+
     fn app_mut(&mut self, name: &Name) -> Option<&mut App> {
         self.apps.iter_mut().find(|a| a.name == *name)
     }
@@ -150,6 +155,7 @@ impl Keeper {
                 }
             }
             self.on_time();
+            self.mind_output(self.now());
             self.pump_all_events();
             if self.upgrade {
                 return Ok(End::Upgrade);
@@ -175,6 +181,8 @@ impl Keeper {
             Source::LaunchExit(key) => self.with(&key, |l, ctx, _| l.on_launcher_exit(ctx)),
             Source::Pid1(key) => self.with(&key, |l, ctx, now| l.on_exit(ctx, now)),
             Source::Log(key) => self.on_output(&key),
+            Source::Input(key) => self.on_input_room(&key),
+            Source::Terminal(pid) => self.on_orphan_terminal(pid),
             Source::Exec(id) => self.on_exec(id),
             Source::ExecLaunchExit(id) => self.on_exec_launcher_exit(id),
             Source::ExecExit(id) => self.on_exec_exit(id),
@@ -183,10 +191,11 @@ impl Keeper {
     }
 
     fn on_output(&mut self, key: &Key) {
+        let now = self.now();
         let Self { ctx, apps, .. } = self;
         let live = apps.iter_mut().flat_map(|a| a.live.iter_mut()).find(|l| l.key == *key);
-        if live.is_some_and(|l| l.on_output(ctx)) {
-            self.pump_all_logs();
+        if live.is_some_and(|l| l.on_output(ctx, now)) {
+            self.pump_all_output();
         }
     }
 
@@ -194,6 +203,9 @@ impl Keeper {
 
     fn timeout(&self) -> Option<Duration> {
         let live = self.apps.iter().flat_map(|a| &a.live).filter_map(Live::due);
+        let paused = self.apps.iter().flat_map(|a| &a.live).filter_map(Live::resumes);
+        let patience = self.clients.iter().filter_map(Client::patience_ends).filter(|end| *end > self.now());
+        let orphans = self.orphans.iter().filter_map(Orphan::due);
         let work = self.apps.iter().filter_map(|a| a.work.as_ref()?.due());
         let reap = self.ctx.dead().next().is_some().then(|| self.now() + REAP_DELAY);
         let single = [
@@ -205,7 +217,7 @@ impl Keeper {
             self.leaving.as_ref().map(|l| if self.now() < l.goodbye { l.goodbye } else { l.deadline }),
             reap,
         ];
-        let next = live.chain(work).chain(single.into_iter().flatten()).min()?;
+        let next = live.chain(paused).chain(patience).chain(orphans).chain(work).chain(single.into_iter().flatten()).min()?;
         Some(next.saturating_sub(self.now()))
     }
 
@@ -223,6 +235,7 @@ impl Keeper {
             self.agent.start(&mut self.ctx, now);
         }
         self.kill_late_stages(now);
+        self.end_orphans(now);
         self.save_if_due(now);
         if now >= self.stats_due {
             self.stats_due = now + Duration::from_secs(self.ctx.settings.interval_s.into());
@@ -270,7 +283,7 @@ impl Keeper {
     fn children(&self) -> Vec<i32> {
         let containers = self.apps.iter().flat_map(|a| &a.live).flat_map(Live::processes);
         let roles = self.agent.pid().into_iter().chain(self.stages.iter().map(Stage::pid));
-        let orphans = self.orphans.iter().map(|o| o.0.pid);
+        let orphans = self.orphans.iter().map(Orphan::pid);
         containers.chain(roles).chain(orphans).chain(self.ctx.dead()).chain(self.clients.iter().flat_map(Client::processes)).collect()
     }
 

@@ -64,7 +64,7 @@ mod tests {
     use crate::container::Spec;
     use crate::image::Digest;
     use crate::keeper::lifecycle::Rules;
-    use crate::manifest::{Content, Full, Log, Network, Placed, Resources, Restart, RestartPolicy, Seccomp, Stop};
+    use crate::manifest::{Content, Full, Log, Network, Placed, Resources, Restart, RestartPolicy, Seccomp, Stdin, Stop};
     use std::time::Duration;
 
     fn ready(name: &str) -> Ready {
@@ -86,10 +86,12 @@ mod tests {
             init: true,
             resources: Resources::default(),
             files: Vec::new(),
+            terminal: false,
+            stdin: Stdin::None,
         };
         let restart = Restart { policy: RestartPolicy::No, delay: Duration::ZERO, max_delay: Duration::ZERO };
         let rules = Rules { restart, stop: Stop { signal: None, timeout: Duration::ZERO } };
-        let log = Log { ring: 1, full: Full::Drop };
+        let log = Log { ring: 1, full: Full::Drop, syslog: None };
         Ready { name: name.parse().unwrap(), image: "i".into(), digest: Digest::of(b"i"), spec, rules, log, network: true }
     }
 

@@ -47,6 +47,10 @@ pub enum Source {
     Pid1(Key),
     /// Output of a container.
     Log(Key),
+    /// Input of a container, which takes some again.
+    Input(Key),
+    /// The terminal of a program exec'd in a container whose client has detached; by pid.
+    Terminal(i32),
     /// The socket that launch and an exec'd program share; by client.
     Exec(u64),
     /// The launch process of an exec; by client.

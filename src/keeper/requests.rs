@@ -93,6 +93,14 @@ pub const TABLE: &[Row] = &[
     ),
     row("diag", LOCAL, When::Any, "reads; made of an allow-list without credentials, contents, values and arguments"),
     row("events", LOCAL, When::Any, "reads; bounded by the ring"),
+    row("attach", LOCAL, When::Any, "as logs; what is typed goes to one program that asks for it, in frames of our own making"),
+    row("input", LOCAL, When::Any, "only after attach, only to what that is attached to; bounded, and nobody waits for it"),
+    row(
+        "detach",
+        LOCAL,
+        When::Any,
+        "only of the asker's own exec; a terminal that comes back is looked at before it is read, and all of it is dropped",
+    ),
 ];
 
 /// Name of a local request in the table.
@@ -115,6 +123,9 @@ pub fn of_request(request: &Request) -> &'static str {
         Request::Events { .. } => "events",
         Request::Diag => "diag",
         Request::Copy { .. } => "copy",
+        Request::Attach { .. } => "attach",
+        Request::Input(_) | Request::InputEnd | Request::Resize(..) => "input",
+        Request::Detach => "detach",
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::{await_go, cgroup_failure, told};
 use crate::container::fail::{OrFail, launch};
+use crate::container::join_env;
 use crate::container::payload::{Payload, Wanted, give_up};
-use crate::container::{join_env, open_in};
+use crate::container::terminal::open_master;
 use crate::copy;
 use crate::ipc::{Conn, Copying, ExecJob, Failure};
 use crate::sys::process::{CloneArgs, Cloned, Single, clone_single, exit_now};
@@ -12,8 +13,7 @@ use crate::sys::{fd, pty};
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{Mode, fstat, major, minor};
-use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
+use nix::sys::stat::Mode;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -108,19 +108,11 @@ fn stdio(job: &ExecJob, fds: Vec<OwnedFd>) -> Result<Stdio, Failure> {
     Ok(Stdio { fds, master: Some(master) })
 }
 
-/// A new terminal of the container's own devpts. The container's root is walked without following links, and what is found must be the
-/// multiplexer (character device 5:2) of a devpts before it is opened: opening some other file could block us or act on a device.
+/// A new terminal of the container's own devpts.
 fn ptmx(pid: i32) -> Result<OwnedFd, Failure> {
-    let what = || "open the container's /dev/pts/ptmx";
     let root = format!("/proc/{pid}/root");
-    let root = open(root.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(what)?;
-    let place = open_in(root, "/dev/pts/ptmx", OFlag::O_PATH | OFlag::O_NOFOLLOW).or_fail(what)?;
-    let node = fstat(&place).or_fail(what)?.st_rdev;
-    let system = fstatfs(&place).or_fail(what)?.filesystem_type();
-    if system != DEVPTS_SUPER_MAGIC || (major(node), minor(node)) != (5, 2) {
-        return Err(launch("cannot make a terminal: the container's /dev/pts/ptmx is not one of devpts"));
-    }
-    open(fd::proc_path(&place).as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()).or_fail(what)
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open_master(open(root.as_str(), flags, Mode::empty()).or_fail(|| "open the container's root")?)
 }
 
 /// The group first: what is used from here on counts as the container's, and with its view of the cgroup tree we could not get there any

@@ -76,7 +76,8 @@ fn prepare() -> Result<(), Failure> {
 }
 
 fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-    let Ok([log, record]) = <[OwnedFd; 2]>::try_from(fds) else {
+    let mut fds = fds.into_iter();
+    let (Some(log), Some(record), input) = (fds.next(), fds.next(), fds.next()) else {
         return Err(launch("cannot start: log and exit record must come along"));
     };
     // Mounts made here vanish with the last process of the container, whatever crashes; private, so that none shows on the host and
@@ -94,7 +95,7 @@ fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<
     let own_network = spec.network == Network::None;
     let (cloned, born) = clone_pid1(&group, own_network)?;
     match cloned {
-        Cloned::Child => init::main(conn, Start { spec, root, group, born, sources, log, record: record.into() }),
+        Cloned::Child => init::main(conn, Start { spec, root, group, born, sources, log, input, record: record.into() }),
         Cloned::Parent(child) => told(conn, &child, missing, None),
     }
 }

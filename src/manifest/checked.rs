@@ -9,7 +9,7 @@ use super::shape::{View, text_of};
 use super::units::{show_millis, show_size};
 use super::{
     Body, Container, Content, Full, Image, Log, Manifest, Mount, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, Rootfs,
-    Seccomp, Security, Stop, Target, Whom,
+    Seccomp, Security, Stdin, Stop, Target, Whom,
 };
 use crate::image::{Form, Reference, Source};
 use crate::protocol::Reason;
@@ -73,6 +73,7 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
     let rootfs = rootfs(view.object("rootfs"), found);
     let mounts = mounts(view, found);
     let files = files(view, found);
+    let stdin = stdin(view, found);
     let restart = restart(view.object("restart"), found);
     Some(Container {
         name: member.key.parse().ok()?,
@@ -90,6 +91,8 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
         mounts: mounts?,
         files: files?,
         network: network(view.object("network"))?,
+        terminal: view.flag("terminal"),
+        stdin: stdin?,
         log: log(view.object("log"))?,
         stop: stop(view.object("stop"))?,
         restart: restart?,
@@ -295,13 +298,28 @@ fn network(view: View) -> Option<Network> {
     }
 }
 
+fn stdin(view: View, found: &mut Vec<Found>) -> Option<Stdin> {
+    let stdin = match view.text("stdin")? {
+        "none" => Stdin::None,
+        "open" => Stdin::Open,
+        "once" => Stdin::Once,
+        _ => return None,
+    };
+    let console = view.node("terminal").filter(|_| view.flag("terminal")).or(view.node("stdin").filter(|_| stdin != Stdin::None));
+    if let Some(node) = console.filter(|_| !view.flag("init")) {
+        found.push(bad(node, "needs our own pid 1, which holds it while keeper is away").hint("leave out \"init\": false"));
+    }
+    Some(stdin)
+}
+
 fn log(view: View) -> Option<Log> {
     let full = match view.text("full")? {
         "block" => Full::Block,
         "drop" => Full::Drop,
         _ => return None,
     };
-    Some(Log { ring: u32::try_from(view.size("ring")?).ok()?, full })
+    let syslog = view.node("syslog").map(|_| view.flag("syslog"));
+    Some(Log { ring: u32::try_from(view.size("ring")?).ok()?, full, syslog })
 }
 
 fn stop(view: View) -> Option<Stop> {

@@ -45,7 +45,7 @@ static TARGET_FIELDS: [Field; 3] = [
 ];
 
 /// One container.
-pub static CONTAINER: [Field; 22] = [
+pub static CONTAINER: [Field; 24] = [
     Field::required("image", Kind::Object(&IMAGE), "What it runs."),
     Field::optional(
         "command",
@@ -70,6 +70,13 @@ pub static CONTAINER: [Field; 22] = [
     Field::optional("mounts", Kind::List(&Kind::Tagged(&MOUNT), 0, MAX_MOUNTS), "What is mounted into it, in this order."),
     Field::optional("files", Kind::List(&Kind::Object(&FILE), 0, MAX_FILES), "Files put into it, which it cannot change; in memory only."),
     Field::optional("network", Kind::Object(&NETWORK), "Which network it sees."),
+    Field::default("terminal", Kind::Bool, "false", "It has a terminal; `wherry attach` leads to it."),
+    Field::default(
+        "stdin",
+        Kind::Word(&["none", "open", "once"]),
+        "none",
+        "Standard input: none; open: `wherry attach` writes to it; once: likewise, and it ends with the first who is attached.",
+    ),
     Field::optional("log", Kind::Object(&LOG), "What happens to its output."),
     Field::optional("stop", Kind::Object(&STOP), "How it is stopped."),
     Field::optional("restart", Kind::Object(&RESTART), "When it is started again."),
@@ -173,9 +180,10 @@ static NETWORK: [Field; 3] = [
     Field::unbuilt("ports", Kind::List(&Kind::Any, 0, 64), "Ports published on the device."),
 ];
 
-static LOG: [Field; 2] = [
+static LOG: [Field; 3] = [
     Field::default("ring", Kind::Size(PAGE, 16 << 20), "64K", "Output kept in memory."),
     Field::default("full", Kind::Word(&["drop", "block"]), "drop", "When it is full: the oldest gives way, or the writer waits."),
+    Field::optional("syslog", Kind::Bool, "Each line goes to the device's system log too; as the settings say if absent."),
 ];
 
 static STOP: [Field; 2] = [

@@ -107,7 +107,11 @@ fn container(c: &Container) -> Out {
     out.some("mounts", (!c.mounts.is_empty()).then(|| Out::List(c.mounts.iter().map(mount).collect())));
     out.some("files", (!c.files.is_empty()).then(|| Out::List(c.files.iter().map(file).collect())));
     out.put("network", Out::object([("mode", word(&c.network))]));
-    out.put("log", Out::object([("ring", size(c.log.ring.into())), ("full", word(&c.log.full))]));
+    out.put("terminal", Out::Bool(c.terminal));
+    out.put("stdin", word(&c.stdin));
+    let mut log = Members(vec![("ring".into(), size(c.log.ring.into())), ("full".into(), word(&c.log.full))]);
+    log.some("syslog", c.log.syslog.map(Out::Bool));
+    out.put("log", Out::Object(log.0));
     let mut stop = Members(vec![]);
     stop.some("signal", c.stop.signal.map(signal));
     stop.put("timeout", time(c.stop.timeout));

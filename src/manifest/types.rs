@@ -193,6 +193,9 @@ pub struct Container {
     pub mounts: Vec<Mount>,
     pub files: Vec<Placed>,
     pub network: Network,
+    /// It has a terminal.
+    pub terminal: bool,
+    pub stdin: Stdin,
     pub log: Log,
     pub stop: Stop,
     pub restart: Restart,
@@ -351,6 +354,18 @@ pub enum Network {
     Host,
 }
 
+/// Where a container's standard input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stdin {
+    /// Nowhere: it is `/dev/null`.
+    None,
+    /// From whoever is attached; it never ends.
+    Open,
+    /// From whoever is attached; it ends when the first of them ends it or leaves.
+    Once,
+}
+
 /// What happens to a container's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
@@ -358,6 +373,8 @@ pub struct Log {
     pub ring: u32,
     /// What happens when it is full.
     pub full: Full,
+    /// Each line goes to the system log too; as the settings say if absent.
+    pub syslog: Option<bool>,
 }
 
 /// What happens to output that finds the ring full.

@@ -3,6 +3,7 @@
 use super::process::Ended;
 use nix::libc;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 /// Every signal, as the kernel counts them: 64 bits. The C library's own set leaves out those that it keeps for itself.
 static ALL: u64 = u64::MAX;
@@ -26,6 +27,15 @@ pub fn next_signal() -> io::Result<i32> {
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Readable while a signal is there to be taken (signalfd(2)).
+pub fn signals() -> io::Result<OwnedFd> {
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: reads one set of the stated size.
+    let fd = super::cvt(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const ALL, size_of::<u64>(), flags) })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Sends a signal, real-time ones included.

@@ -10,12 +10,14 @@ pub mod bundle;
 pub mod device;
 pub mod image;
 pub mod server;
+pub mod person;
 
 use std::time::{Duration, Instant};
 
 pub use device::Device;
 pub use image::{layout, slow};
 pub use nix::sys::signal::Signal;
+pub use person::Person;
 pub use serde_json::{Value, json};
 
 /// Longest wait for anything that must happen, on a busy machine with an unoptimised binary.

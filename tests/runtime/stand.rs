@@ -14,7 +14,7 @@ use wherry::cgroup::Layout;
 use wherry::container::exit_record::{self, ExitRecord};
 use wherry::container::{Spec, Wiring, caps};
 use wherry::ipc::{Conn, ExecArgs, ExecJob, Failure, FromLaunch, Scope, ToLaunch};
-use wherry::manifest::{Network, Resources, Seccomp};
+use wherry::manifest::{Network, Resources, Seccomp, Stdin};
 use wherry::sys::process::{Child, Ended, Spawn, reap, spawn};
 use wherry::sys::signal::pidfd_send;
 
@@ -310,6 +310,8 @@ pub fn spec(argv: &[&str]) -> Spec {
         resources: Resources::default(),
         ambient: 0,
         files: Vec::new(),
+        terminal: false,
+        stdin: Stdin::None,
     }
 }
 
@@ -319,7 +321,7 @@ pub fn shell(script: &str) -> Spec {
 
 pub fn args(argv: &[&str]) -> ExecArgs {
     let scope = Scope { app: "app".parse().unwrap(), container: None };
-    ExecArgs { scope, argv: strings(argv), env: Vec::new(), user: None, workdir: None, terminal: None }
+    ExecArgs { scope, argv: strings(argv), env: Vec::new(), user: None, workdir: None, terminal: None, detach: false }
 }
 
 pub fn host_mounts() -> String {

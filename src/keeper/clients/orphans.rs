@@ -1,0 +1,175 @@
+//! Programs exec'd in containers whose clients have left. Who detached wants his to run on; what any other leaves is ended with its session.
+
+use super::{Exec, Op};
+use crate::container::terminal::is_multiplexer;
+use crate::ipc::Reply;
+use crate::keeper::Keeper;
+use crate::keeper::pace::{self, Pace};
+use crate::keeper::poll::{Source, Token};
+use crate::protocol::Reason;
+use crate::sys::fd::{read_file, set_nonblocking};
+use crate::sys::process::Child;
+use crate::sys::signal::{pidfd_open, pidfd_send};
+use nix::libc;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// How long a program has after SIGHUP, which it gets when its client is gone.
+const GRACE: Duration = Duration::from_secs(2);
+/// Bytes of a detached terminal in one turn.
+const CHUNK: usize = 4096;
+
+/// One of them.
+pub struct Orphan {
+    child: Child,
+    token: Token,
+    /// Its container's control group.
+    group: String,
+    /// When its session is killed; it may run on without.
+    ending: Option<Duration>,
+    terminal: Option<Terminal>,
+}
+
+/// A terminal that nobody sits at: its output is dropped, so that the program does not wait for ever.
+struct Terminal {
+    master: File,
+    token: Token,
+    pace: Pace,
+    resume: Option<Duration>,
+}
+
+impl Orphan {
+    /// Process id.
+    pub fn pid(&self) -> i32 {
+        self.child.pid
+    }
+
+    /// When [`Keeper::end_orphans`] is wanted.
+    pub fn due(&self) -> Option<Duration> {
+        self.ending.into_iter().chain(self.terminal.as_ref().and_then(|t| t.resume)).min()
+    }
+}
+
+impl Keeper {
+    /// The client of an exec is gone. Nobody is left to tell how it ends.
+    pub(super) fn leave_exec(&mut self, exec: Exec) {
+        let Exec { process, detach, group, .. } = exec;
+        let Some((pid, pidfd, token)) = process else { return };
+        self.ctx.poll.remove(&pidfd, token);
+        let ending = if detach { None } else { Some(self.now() + GRACE) };
+        if !detach {
+            // With a terminal, the kernel sends it too.
+            let _ = pidfd_send(&pidfd, libc::SIGHUP);
+        }
+        self.keep_orphan(Child { pid, pidfd }, group, ending, None);
+    }
+
+    /// It may run for long: its end is an event like any other.
+    fn keep_orphan(&mut self, child: Child, group: String, ending: Option<Duration>, terminal: Option<Terminal>) {
+        match self.ctx.poll.add(&child.pidfd, Source::Orphan(child.pid)) {
+            Ok(token) => self.orphans.push(Orphan { child, token, group, ending, terminal }),
+            Err(_) => self.ctx.reap_later(child),
+        }
+    }
+
+    /// The client wants its program to run on without it.
+    pub(super) fn detach_exec(&mut self, id: u64, fds: Vec<OwnedFd>) {
+        let Some(client) = self.client(id) else { return };
+        let exec = match std::mem::take(&mut client.op) {
+            Op::Exec(exec) if exec.process.is_some() => *exec,
+            other => {
+                client.op = other;
+                return self.refuse(id, Reason::Internal, "there is no program to detach from yet");
+            }
+        };
+        let terminal = fds.into_iter().next().and_then(|fd| self.watch_terminal(fd, exec.process.as_ref().map(|p| p.0)?));
+        let mut exec = exec;
+        let process = exec.process.take();
+        let group = exec.group.clone();
+        self.drop_exec(exec);
+        if let Some((pid, pidfd, token)) = process {
+            self.ctx.poll.remove(&pidfd, token);
+            self.keep_orphan(Child { pid, pidfd }, group, None, terminal);
+        }
+        self.reply(id, &Reply::Done);
+    }
+
+    fn watch_terminal(&mut self, fd: OwnedFd, pid: i32) -> Option<Terminal> {
+        // Whatever else comes might block us.
+        let good = is_multiplexer(&fd) && set_nonblocking(fd.as_fd()).is_ok();
+        let token = self.ctx.poll.add(&fd, Source::Terminal(pid)).ok().filter(|_| good)?;
+        Some(Terminal { master: fd.into(), token, pace: Pace::default(), resume: None })
+    }
+
+    /// A terminal that nobody sits at has output.
+    pub fn on_orphan_terminal(&mut self, pid: i32) {
+        let now = self.now();
+        let Self { ctx, orphans, .. } = self;
+        let Some(orphan) = orphans.iter_mut().find(|o| o.child.pid == pid) else { return };
+        let Some(terminal) = &mut orphan.terminal else { return };
+        match terminal.master.read(&mut [0; CHUNK]) {
+            Ok(n) if n > 0 => {
+                terminal.resume = pace::next(&mut terminal.pace, &mut ctx.pace, n, now);
+                if terminal.resume.is_some() {
+                    let _ = ctx.poll.interest(&terminal.master, terminal.token, false, false);
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            // Nobody has the other end open any more: it would tell so for ever.
+            _ => {
+                ctx.poll.remove(&terminal.master, terminal.token);
+                orphan.terminal = None;
+            }
+        }
+    }
+
+    /// Its program ended.
+    pub fn on_orphan_exit(&mut self, pid: i32) {
+        let Some(i) = self.orphans.iter().position(|o| o.child.pid == pid) else { return };
+        let orphan = self.orphans.remove(i);
+        if orphan.ending.is_some() {
+            self.kill_session(&orphan);
+        }
+        self.ctx.poll.remove(&orphan.child.pidfd, orphan.token);
+        if let Some(terminal) = orphan.terminal {
+            self.ctx.poll.remove(&terminal.master, terminal.token);
+        }
+        self.ctx.reap_later(orphan.child);
+    }
+
+    /// Kills those whose time is over, and looks at terminals again.
+    pub fn end_orphans(&mut self, now: Duration) {
+        let over: Vec<usize> = (0..self.orphans.len()).filter(|i| self.orphans[*i].ending.is_some_and(|due| now >= due)).collect();
+        for i in over {
+            // Its end comes as an event; until then, once.
+            self.orphans[i].ending = Some(Duration::MAX);
+            self.kill_session(&self.orphans[i]);
+        }
+        let Self { ctx, orphans, .. } = self;
+        for terminal in orphans.iter_mut().filter_map(|o| o.terminal.as_mut()).filter(|t| t.resume.is_some_and(|due| now >= due)) {
+            terminal.resume = None;
+            let _ = ctx.poll.interest(&terminal.master, terminal.token, true, false);
+        }
+    }
+
+    /// Kills all of its session that is still in the container's group. Its leader is not waited for yet, so the session's number is still its own.
+    fn kill_session(&self, orphan: &Orphan) {
+        for pid in self.ctx.layout.group(&orphan.group).pids() {
+            // Opened first, looked at second: the number cannot come to mean another process in between.
+            if let Ok(pidfd) = pidfd_open(pid)
+                && session(pid) == Some(orphan.child.pid)
+            {
+                let _ = pidfd_send(&pidfd, libc::SIGKILL);
+            }
+        }
+    }
+}
+
+/// Field 6 of proc_pid_stat(5).
+fn session(pid: i32) -> Option<i32> {
+    const MAX: usize = 4096;
+    let stat = read_file(format!("/proc/{pid}/stat"), MAX).ok()?;
+    String::from_utf8_lossy(&stat).rsplit_once(") ")?.1.split_ascii_whitespace().nth(3)?.parse().ok()
+}
