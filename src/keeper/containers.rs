@@ -332,6 +332,8 @@ impl Live {
                 Ok(Some((FromLaunch::Failed(failure), _))) => self.failure = Some(failure),
                 Ok(None) => return self.on_launch_end(ctx, now),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // Killed before it had read Go, as by a stop that came in between.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return self.on_launch_end(ctx, now),
                 Err(e) => {
                     self.fail(Reason::Internal, format!("cannot start {}: launch's message: {e}", self.key));
                     return self.on_launch_end(ctx, now);
