@@ -14,7 +14,7 @@
 //! | [`unpack`] | per layer | own user, pid, net and mount namespaces, caged in the staging directory | decompresses and unpacks |
 //! | [`finish`] | inside stage, once unpack is dead | root | whiteouts, opaque marks, the rename that makes a layer |
 //! | [`launch`] | per start | root, own mount namespace | mounts and clones pid 1 as keeper's child, then is gone |
-//! | [`init`] | pid 1 of a container | the container's, less | reaps, forwards signals, writes the exit record |
+//! | [`init`] | pid 1 of a container | the container's, less | reaps, forwards signals, carries the bytes of a console, writes the exit record |
 //! | [`cli`] | on demand | the caller's | the local command line |
 //!
 //! `stage` stands between keeper and hash/unpack because planning an image means waiting for one process after the other: in keeper it would be a

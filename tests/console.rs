@@ -198,6 +198,20 @@ fn a_detached_program_runs_without_its_caller() {
 }
 
 #[test]
+fn what_an_exec_runs_ends_with_keeper_and_what_is_detached_does_not() {
+    let mut device = running(sleeper());
+    let before = device.tasks("web");
+    device.ok(&["exec", "-d", "web", "sleep", "100001"]);
+    let detached = device.tasks("web");
+    let client = Ended(device.command(&["exec", "-u", "app", "web", "sleep", "100000"]).stderr(Stdio::null()).spawn().unwrap());
+    eventually("both run", || (device.tasks("web").len() == before.len() + 2).then_some(()));
+    device.end(Signal::SIGKILL);
+    eventually("one is left", || (device.tasks("web") == detached).then_some(()));
+    drop(client);
+    device.start();
+}
+
+#[test]
 fn a_terminal_is_as_before_however_its_exec_ends() {
     let mut device = running(sleeper());
     let mut person = Person::types(&device, &["exec", "-it", "web", "sh", "-c", "echo ready; read word; exit 3"]);

@@ -1,6 +1,7 @@
 //! The caller's own terminal while a program elsewhere uses it, and signals as descriptors.
 
 use crate::exit::Error;
+use crate::sys::pty;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -57,6 +58,5 @@ pub fn pending(from: &SignalFd) -> Option<Signal> {
 
 /// Rows and columns of the caller's terminal; the classic size where there is none.
 pub fn size() -> (u16, u16) {
-    const CLASSIC: (u16, u16) = (24, 80);
-    crate::sys::pty::size(std::io::stdin()).ok().filter(|(rows, columns)| *rows > 0 && *columns > 0).unwrap_or(CLASSIC)
+    pty::size(std::io::stdin()).ok().filter(|(rows, columns)| *rows > 0 && *columns > 0).unwrap_or(pty::CLASSIC)
 }

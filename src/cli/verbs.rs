@@ -274,6 +274,7 @@ The program joins all namespaces and the control group of the container and keep
 With -i it has the caller's own standard input, and always the caller's own output and error, but never the caller's terminal:
 what is one is reached by a pipe. With -t it has a terminal of its own. When the caller goes (Ctrl-C, a closed terminal, kill),
 the program gets SIGHUP, and two seconds later its session is killed; --detach-keys leave it running, its output is dropped.
+It gets SIGHUP as well if keeper is killed, unless it was started with -d.
 The exit code is the program's own, or 128 and the number of the signal that ended it; 125 when wherry failed, 126 when the
 program cannot be run, 127 when it is not there. With -d it is 0 once the program runs; it runs without input and output.
 With --json, one JSON document on standard error says how it ended: standard output is the program's.",

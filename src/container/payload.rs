@@ -39,6 +39,8 @@ pub struct Wanted<'a> {
     pub workdir: &'a str,
     /// Make the working directory if it is missing.
     pub make_workdir: bool,
+    /// It is somebody's for as long as keeper, its parent, can tell him of its end.
+    pub with_keeper: bool,
 }
 
 /// A program ready to be run in the container whose root is ours.
@@ -49,6 +51,7 @@ pub struct Payload {
     person: Person,
     workdir: (String, OwnedFd),
     confined: bool,
+    with_keeper: bool,
     filter: Option<Cow<'static, [u8]>>,
     capabilities: u64,
     ambient: u64,
@@ -73,6 +76,7 @@ impl Payload {
             person,
             workdir,
             confined: false,
+            with_keeper: wanted.with_keeper,
             filter,
             capabilities: spec.capabilities,
             ambient: spec.ambient & spec.capabilities,
@@ -148,6 +152,10 @@ impl Payload {
         umask(Mode::from_bits_truncate(0o022));
         // A forwarded signal that waited until now is delivered here.
         sys::signal::reset().or_fail(|| "reset the signals")?;
+        if self.with_keeper {
+            // After the change of user, which takes it back (prctl(2)).
+            prctl::set_pdeathsig(nix::sys::signal::Signal::SIGHUP).or_fail(|| "ask for a signal at keeper's end")?;
+        }
         if self.no_new_privileges {
             prctl::set_no_new_privs().or_fail(|| "set no_new_privs")?;
             // Last: from here on the kernel refuses us what it will refuse the payload.

@@ -65,6 +65,8 @@ impl Console {
         for fd in [&master, &input, &log] {
             set_nonblocking(fd.as_fd()).or_fail(what)?;
         }
+        // Before somebody sits there and says otherwise.
+        pty::resize(&master, pty::CLASSIC).or_fail(what)?;
         let to = if reads { Some(master.try_clone().or_fail(what)?) } else { None };
         Ok((Self::new(input, to, Some((master, log)))?, peer))
     }

@@ -77,7 +77,14 @@ fn enter(
     // The host's side of the mounts must not be needed when the host's root is gone.
     let files = sources.into_files();
     pivot::into(root.as_fd())?;
-    let wanted = Wanted { argv: &spec.argv, env: spec.env.clone(), user: &spec.user, workdir: &spec.workdir, make_workdir: true };
+    let wanted = Wanted {
+        argv: &spec.argv,
+        env: spec.env.clone(),
+        user: &spec.user,
+        workdir: &spec.workdir,
+        make_workdir: true,
+        with_keeper: false,
+    };
     let payload = Payload::prepare(spec, wanted)?;
     files.give(&spec.files, &payload)?;
     if spec.readonly {

@@ -137,6 +137,7 @@ fn confined(job: &ExecJob, fds: [OwnedFd; 3]) -> Result<Payload, Failure> {
         user: args.user.as_deref().unwrap_or(&spec.user),
         workdir: args.workdir.as_deref().unwrap_or(&spec.workdir),
         make_workdir: false,
+        with_keeper: !args.detach,
     };
     let mut payload = Payload::prepare(spec, wanted)?;
     if terminal {

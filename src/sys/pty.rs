@@ -18,6 +18,9 @@ pub fn peer(master: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(peer as i32) })
 }
 
+/// Rows and columns of a terminal that nobody has given a size.
+pub const CLASSIC: (u16, u16) = (24, 80);
+
 /// Tells the terminal its size.
 pub fn resize(terminal: impl AsFd, (rows, columns): (u16, u16)) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
