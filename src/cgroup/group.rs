@@ -139,8 +139,10 @@ impl Group {
     /// Each controller's limits in the version where it lives.
     fn plan(&self, r: &Resources) -> (Vec<Limit>, Vec<(String, String)>) {
         let old = |controller: &str| self.layout.v1_mount(controller).is_some();
-        let memsw = self.home("memory", "memory").and_then(|(_, dir)| files::read(&dir.join("memory.memsw.limit_in_bytes")).ok());
-        let (mut limits, mut missing) = limits::v1(r, memsw.and_then(|v| v.trim().parse().ok()));
+        let in_force = |(_, dir): (Version, PathBuf)| files::read(&dir.join("memory.memsw.limit_in_bytes")).ok()?.trim().parse().ok();
+        // It decides the order of two writes, if both are asked for.
+        let memsw = r.swap_max.and_then(|_| self.home("memory", "memory")).and_then(in_force);
+        let (mut limits, mut missing) = limits::v1(r, memsw);
         limits.retain(|l| old(l.controller));
         missing.retain(|_| old("memory"));
         limits.extend(limits::v2(r).into_iter().filter(|l| !old(l.controller)));
