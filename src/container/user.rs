@@ -24,14 +24,16 @@ pub struct Person {
 
 /// Finds out who `wanted` is. Empty is root. A number needs no entry; a name does.
 ///
+/// What is all digits is a number, never a name, also when it is too large: the files are the image's, and an entry whose name is `1000` must not
+/// make another user of user 1000 (CVE-2016-3697, CVE-2026-46680).
+///
 /// # Errors
 /// A sentence that names the missing user or group.
 pub fn resolve(wanted: &str, passwd: &[u8], group: &[u8]) -> Result<Person, String> {
     let (user, wanted_group) = wanted.split_once(':').map_or((wanted, None), |(u, g)| (u, Some(g).filter(|g| !g.is_empty())));
     let user = if user.is_empty() { "0" } else { user };
-    let entry = lines(passwd).find(|e| e.first() == Some(&user) || number(e.get(2)).is_some_and(|n| number(Some(&user)) == Some(n)));
-    let uid = entry.as_ref().map_or_else(|| number(Some(&user)), |e| number(e.get(2)));
-    let uid = uid.ok_or_else(|| format!("cannot find user {user:?}: not in the container's /etc/passwd"))?;
+    let (entry, uid) = found(user, passwd);
+    let uid = uid.ok_or_else(|| format!("cannot find user {user:?}: {}", missing(user, "/etc/passwd")))?;
     let own_gid = entry.as_ref().and_then(|e| number(e.get(3))).unwrap_or(0);
     let home = entry.as_ref().and_then(|e| e.get(5)).filter(|h| h.starts_with('/')).map_or("/", |h| h).to_owned();
     match wanted_group {
@@ -44,9 +46,27 @@ pub fn resolve(wanted: &str, passwd: &[u8], group: &[u8]) -> Result<Person, Stri
 }
 
 fn group_id(wanted: &str, group: &[u8]) -> Result<u32, String> {
-    let entry = lines(group).find(|e| e.first() == Some(&wanted));
-    let gid = entry.map_or_else(|| number(Some(&wanted)), |e| number(e.get(2)));
-    gid.ok_or_else(|| format!("cannot find group {wanted:?}: not in the container's /etc/group"))
+    found(wanted, group).1.ok_or_else(|| format!("cannot find group {wanted:?}: {}", missing(wanted, "/etc/group")))
+}
+
+/// The line of a name or number, and the number. The third field is the number in both files.
+fn found<'a>(wanted: &str, file: &'a [u8]) -> (Option<Vec<&'a str>>, Option<u32>) {
+    if is_number(wanted) {
+        let id = number(Some(&wanted));
+        let entry = id.and_then(|id| lines(file).find(|e| number(e.get(2)) == Some(id)));
+        return (entry, id);
+    }
+    let entry = lines(file).find(|e| e.first() == Some(&wanted));
+    let id = entry.as_ref().and_then(|e| number(e.get(2)));
+    (entry, id)
+}
+
+fn missing(wanted: &str, file: &str) -> String {
+    if is_number(wanted) { format!("the largest number is {MAX_ID}") } else { format!("not in the container's {file}") }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn groups_of(name: &str, group: &[u8]) -> Vec<u32> {
@@ -68,8 +88,7 @@ fn number(field: Option<&&str>) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &[u8] =
-        b"root:x:0:0:root:/root:/bin/sh\n# comment\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:nonsense:1::/:\n7:x:70:70::/seven:\n";
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# comment\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:nonsense:1::/:\n";
     const GROUP: &[u8] = b"root:x:0:\nwheel:x:10:root,app\ndialout:x:20:app\napp:x:1001:\n";
 
     fn check(wanted: &str, uid: u32, gid: u32, groups: &[u32], home: &str) {
@@ -95,8 +114,16 @@ mod tests {
     }
 
     #[test]
-    fn a_user_named_like_a_number_is_found_by_name_first() {
-        check("7", 70, 70, &[], "/seven");
+    fn a_number_is_never_the_name_of_an_entry() {
+        const PASSWD: &[u8] = b"1000:x:0:0:root:/evil:/bin/sh\n4294967296:x:0:0::/evil:\n+7:x:0:0::/plus:\napp:x:1000:1001::/home/app:\n";
+        const GROUP: &[u8] = b"20:x:0:\n4294967296:x:0:\n";
+        let who = |wanted: &str| resolve(wanted, PASSWD, GROUP).map(|p| (p.uid, p.gid, p.home));
+        assert_eq!(who("1000"), Ok((1000, 1001, "/home/app".into())));
+        assert_eq!(who("1000:20"), Ok((1000, 20, "/home/app".into())));
+        assert_eq!(who("1"), Ok((1, 0, "/".into())));
+        assert_eq!(who("+7").map(|p| p.2), Ok("/plus".into()), "no number, so a name");
+        assert_eq!(who("4294967296"), Err("cannot find user \"4294967296\": the largest number is 2147483647".into()));
+        assert_eq!(who("1:4294967296"), Err("cannot find group \"4294967296\": the largest number is 2147483647".into()));
     }
 
     #[test]
