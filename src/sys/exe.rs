@@ -3,6 +3,7 @@
 //! A container that gets hold of a runtime's binary through `/proc/<pid>/exe` can rewrite it on the host
 //! (CVE-2019-5736). A memfd with all seals cannot be written by anyone.
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use std::ffi::CString;
@@ -23,9 +24,20 @@ pub fn sealed() -> io::Result<OwnedFd> {
     }
     let mut copy = File::from(memfd()?);
     io::copy(&mut running.take(MAX_PROGRAM), &mut copy)?;
-    fcntl(copy.as_fd(), FcntlArg::F_ADD_SEALS(SEALS))?;
+    seal(copy.as_fd())?;
     // A descriptor open for writing makes exec answer ETXTBSY: hand out a fresh read-only one.
     Ok(File::open(super::fd::proc_path(&copy))?.into())
+}
+
+fn seal(file: BorrowedFd<'_>) -> io::Result<()> {
+    /// `F_SEAL_EXEC`, Linux 6.3. A container's root that gets hold of the file could else take its execute bits away, and no role could be
+    /// started any more.
+    const EXEC: SealFlag = SealFlag::from_bits_retain(0x20);
+    match fcntl(file, FcntlArg::F_ADD_SEALS(SEALS.union(EXEC))) {
+        Err(Errno::EINVAL) => fcntl(file, FcntlArg::F_ADD_SEALS(SEALS))?,
+        other => other?,
+    };
+    Ok(())
 }
 
 /// True for a memory file that nobody can change any more.
