@@ -322,6 +322,16 @@ fn an_index_in_an_index_leads_to_the_image_for_this_machine() {
 }
 
 #[test]
+fn indexes_nested_deeper_than_four_are_refused() {
+    let bench = Bench::new("nests");
+    let layer = tar(&[Entry::file("f", b"f")]);
+    let nested = |levels: usize| (0..levels).fold(Layout::new(&bench, &[&layer]), |layout, _| layout.nested());
+    assert!(bench.stage(oci(&nested(4).write("four"), "t"), |_| {}).is_ok());
+    let refused = bench.stage(oci(&nested(5).write("five"), "t"), |_| {}).unwrap_err();
+    assert!(refused.1.contains("nests indexes more than 4 deep"), "{refused:?}");
+}
+
+#[test]
 fn layers_add_up_against_the_limit_and_those_that_are_there_cost_nothing() {
     let bench = Bench::new("sum");
     let layer = |name: &str| tar(&[Entry::file(name, &vec![7; 300_000])]);

@@ -1300,6 +1300,62 @@ fn a_stranger_may_not_connect() {
 }
 
 #[test]
+fn a_stranger_sees_nothing_of_images_containers_and_records() {
+    let device = Device::new();
+    device.applied(&manifest("web", sleeper()));
+    device.running("web");
+    // In the runtime directory everybody may see where to connect to; the socket's own mode says who can.
+    for (dir, below) in [("data", "1"), ("run", "2")] {
+        let dir = device.dir.join(dir);
+        let find = |uid| {
+            let out = std::process::Command::new("find").arg(&dir).args(["-mindepth", below]).uid(uid).gid(uid).output().unwrap();
+            String::from_utf8(out.stdout).unwrap()
+        };
+        assert_eq!(find(65534), "", "{}", dir.display());
+        assert_ne!(find(0), "", "there is something to see in {}", dir.display());
+    }
+}
+
+/// Through a name in the abstract name space, whoever shares the device's network, also from a container, could speak to us.
+#[test]
+fn no_process_of_ours_has_an_abstract_socket() {
+    let device = Device::new();
+    device.applied(&manifest("web", with(sleeper(), json!({"network": {"mode": "host"}}))));
+    device.running("web");
+    let sockets: Vec<String> = device
+        .processes()
+        .iter()
+        .flat_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).unwrap())
+        .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()?.to_str()?.strip_prefix("socket:[")?.strip_suffix(']').map(str::to_owned))
+        .collect();
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    // Columns of /proc/net/unix: the seventh is the inode, the eighth the name, abstract ones with `@`.
+    let ours = |line: &&str| line.split_whitespace().nth(6).is_some_and(|inode| sockets.iter().any(|s| s == inode));
+    let names: Vec<&str> = table.lines().filter(ours).filter_map(|l| l.split_whitespace().nth(7)).collect();
+    assert!(names.iter().any(|n| n.ends_with("/control.sock")), "{names:?}");
+    assert!(!names.iter().any(|n| n.starts_with('@')), "{names:?}");
+}
+
+#[test]
+fn a_container_that_gets_our_program_to_run_cannot_change_it() {
+    let device = Device::new();
+    device.applied(&manifest("web", sleeper()));
+    device.running("web");
+    // The name leads to the program of whoever joins the container; it waits for its input, so it can be looked at.
+    let mut trapped = device.command(&["exec", "-i", "web", "/proc/self/exe", "validate", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let attack = "for i in $(seq 100); do for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = '/memfd:wherry (deleted)' ] && exe=$p/exe; done; \
+            [ \"$exe\" ] && break; sleep 0.1; done
+        exec 3<$exe || exit; head -c 4 <&3 | tail -c 3; echo
+        chmod 0 $exe 2>/dev/null; (echo x > $exe) 2>/dev/null && echo written; kill -9 ${exe//[!0-9]/}
+        sleep 0.2; (echo x > /proc/self/fd/3) 2>/dev/null && echo written later; chmod 0 /proc/self/fd/3 2>/dev/null; stat -Lc %a /proc/self/fd/3";
+    assert_eq!(device.exec("web", &["sh", "-c", attack]), "ELF\n777");
+    let _ = trapped.wait();
+    assert_eq!(device.exec("web", &["echo", "roles still start"]), "roles still start");
+    let exe = format!("/proc/{}/exe", device.keeper());
+    assert!(wherry::sys::exe::is_sealed(std::os::fd::AsFd::as_fd(&fs::File::open(exe).unwrap())));
+}
+
+#[test]
 fn the_agent_runs_as_nobody_in_particular() {
     let device = Device::new();
     let status = fs::read_to_string(format!("/proc/{}/status", device.agent())).unwrap();

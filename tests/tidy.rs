@@ -522,15 +522,16 @@ fn a_module_without_a_file_and_a_file_without_a_module_are_found() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Lessons from elsewhere
 
-/// One entry of tests/cve.toml.
+/// One entry of tests/cve.toml: with a test that shows it, or the reason why it cannot happen here.
 #[derive(Debug, Default, PartialEq)]
 struct Lesson {
     id: String,
     lesson: String,
     test: String,
+    cannot: String,
 }
 
-/// Reads the one form cve.toml has: `[[cve]]` tables of three strings.
+/// Reads the one form cve.toml has: `[[cve]]` tables of strings.
 fn read_lessons(text: &str) -> Result<Vec<Lesson>, String> {
     let mut lessons: Vec<Lesson> = Vec::new();
     for (number, line) in text.lines().map(str::trim).enumerate() {
@@ -550,8 +551,12 @@ fn read_lessons(text: &str) -> Result<Vec<Lesson>, String> {
             "id" => &mut lesson.id,
             "lesson" => &mut lesson.lesson,
             "test" => &mut lesson.test,
-            _ => return Err(fault("a key that is not id, lesson or test")),
+            "cannot" => &mut lesson.cannot,
+            _ => return Err(fault("a key that is not id, lesson, test or cannot")),
         };
+        if !field.is_empty() {
+            return Err(fault("a key given twice"));
+        }
         *field = value.to_string();
     }
     Ok(lessons)
@@ -579,6 +584,12 @@ fn test_functions(files: &[File]) -> BTreeSet<String> {
     found
 }
 
+/// Some words with a capital letter in front and a full stop behind; not a mere "n/a".
+fn is_sentence(text: &str) -> bool {
+    let begins = text.starts_with(|c: char| c.is_uppercase() || c == '/');
+    begins && text.ends_with('.') && text.split_whitespace().count() >= 5
+}
+
 fn lesson_faults(lessons: &[Lesson], tests: &BTreeSet<String>) -> Vec<String> {
     let mut faults = Vec::new();
     let mut seen = BTreeMap::new();
@@ -586,21 +597,26 @@ fn lesson_faults(lessons: &[Lesson], tests: &BTreeSet<String>) -> Vec<String> {
         if !is_vulnerability_id(&entry.id) {
             faults.push(format!("{:?} is not a CVE or GHSA number", entry.id));
         }
-        if !entry.lesson.trim_end().ends_with('.') {
+        if !is_sentence(&entry.lesson) {
             faults.push(format!("{}: the lesson must be a sentence", entry.id));
         }
-        if !tests.contains(&entry.test) {
-            faults.push(format!("{}: no test is named {:?}", entry.id, entry.test));
+        match (entry.test.as_str(), entry.cannot.as_str()) {
+            ("", "") => faults.push(format!("{}: neither a test nor why it cannot happen here", entry.id)),
+            ("", cannot) if !is_sentence(cannot) => faults.push(format!("{}: why it cannot happen here must be a sentence", entry.id)),
+            ("", _) => {}
+            (test, "") if !tests.contains(test) => faults.push(format!("{}: no test is named {test:?}", entry.id)),
+            (_, "") => {}
+            _ => faults.push(format!("{}: a test, and why it cannot happen: only one of both can be true", entry.id)),
         }
         if seen.insert((&entry.id, &entry.test), ()).is_some() {
-            faults.push(format!("{}: listed twice with the same test", entry.id));
+            faults.push(format!("{}: listed twice with the same test, or without one", entry.id));
         }
     }
     faults
 }
 
 #[test]
-fn every_known_vulnerability_names_a_test_that_exists() {
+fn every_known_vulnerability_names_a_test_that_exists_or_says_why_it_cannot_happen() {
     let lessons = read_lessons(&read("tests/cve.toml")).unwrap();
     none(&lesson_faults(&lessons, &test_functions(&rust_files())));
 }
@@ -611,19 +627,29 @@ fn a_vulnerability_without_its_test_is_found() {
     let tests = test_functions(&[File::new("tests/x.rs", "#[test]\n#[ignore]\nfn there() {} fn helper() {} // #[test] fn not() {}")]);
     assert_eq!(tests, BTreeSet::from(["there".to_string()]));
     let count = |text: &str| lesson_faults(&read_lessons(text).unwrap(), &tests).len();
-    let good = entry("CVE-2019-5736", "It is so.", "there");
+    const LESSON: &str = "What happened there was so.";
+    let reason = |id: &str, why: &str| format!("[[cve]]\nid = \"{id}\"\nlesson = \"{LESSON}\"\ncannot = \"{why}\"\n");
+    let good = entry("CVE-2019-5736", LESSON, "there");
+    let other = reason("CVE-2019-5736", "Nothing here does such a thing.");
     assert_eq!(count(&good), 0);
+    assert_eq!(count(&other), 0);
     assert_eq!(count(&format!("{good}{good}")), 1);
+    assert_eq!(count(&format!("{other}{other}")), 1);
     for bad in [
-        entry("CVE-19-5736", "It is so.", "there"),
+        entry("CVE-19-5736", LESSON, "there"),
         entry("CVE-2019-5736", "", "there"),
-        entry("CVE-2019-5736", "It is so.", "helper"),
-        entry("GHSA-4q85-33p6", "It is so.", "there"),
+        entry("CVE-2019-5736", "Bad.", "there"),
+        entry("CVE-2019-5736", LESSON, "helper"),
+        entry("GHSA-4q85-33p6", LESSON, "there"),
+        format!("{good}cannot = \"Nothing here does such a thing.\"\n"),
+        format!("[[cve]]\nid = \"CVE-2019-5736\"\nlesson = \"{LESSON}\"\n"),
+        reason("CVE-2019-5736", "n/a"),
+        reason("CVE-2019-5736", "Nothing here does such a thing"),
         "[[cve]]\n".into(),
     ] {
         assert!(count(&bad) > 0, "{bad}");
     }
-    for bad in ["id = \"x\"", "[[cve]]\nid = 1", "[[cve]]\nnote = \"x\"", "[[cve]]\nwords"] {
+    for bad in ["id = \"x\"", "[[cve]]\nid = 1", "[[cve]]\nnote = \"x\"", "[[cve]]\nwords", "[[cve]]\nid = \"x\"\nid = \"y\""] {
         assert!(read_lessons(bad).is_err(), "{bad}");
     }
 }

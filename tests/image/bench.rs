@@ -206,8 +206,9 @@ impl Layout {
     pub fn nested(mut self) -> Self {
         let platform = |arch: &str| format!(r#""platform":{{"os":"linux","architecture":"{arch}"}}"#);
         let manifest = self.blobs.last().unwrap();
+        let kind = if self.index.contains("image.index") { "index" } else { "manifest" };
         let entry = |digest: Digest, size: usize, arch: &str| {
-            let kind = "application/vnd.oci.image.manifest.v1+json";
+            let kind = format!("application/vnd.oci.image.{kind}.v1+json");
             format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size},{}}}"#, platform(arch))
         };
         let entries = [entry(Digest::of(b"no such"), 7, "s390x"), entry(Digest::of(manifest), manifest.len(), host())];

@@ -30,6 +30,8 @@ fn an_exec_is_in_all_namespaces_and_the_group_and_no_more_privileged_than_the_pa
     }
     for part in [
         "box\n12\n",
+        "CapInh:\t0000000000000000",
+        "CapAmb:\t0000000000000000",
         "CapBnd:\t00000000a80425fb",
         "CapEff:\t00000000a80425fb",
         "NoNewPrivs:\t1",

@@ -1,6 +1,7 @@
 //! The container runtime against a real kernel, seen from inside and outside; as root, with busybox-static and crun installed. This
 //! process stands in keeper's place: it spawns `launch`, and what launch clones is our child.
 
+mod attacks;
 #[path = "../harness/bundle.rs"]
 mod bundle;
 mod crun;

@@ -65,6 +65,11 @@ impl Host {
 
     /// Up to `Cloned`: pid 1 exists and waits.
     pub fn clone(&self, spec: &Spec) -> Result<Started<'_>, Failure> {
+        self.clone_by(spec, spawn_launch)
+    }
+
+    /// The same by another way to start launch.
+    pub fn clone_by(&self, spec: &Spec, spawn_launch: impl FnOnce() -> (Conn, Child)) -> Result<Started<'_>, Failure> {
         let fifo = self.dir.join("log");
         let _ = fs::remove_file(&fifo);
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
@@ -227,15 +232,36 @@ impl Drop for Started<'_> {
     }
 }
 
+fn program() -> PathBuf {
+    std::env::var_os("WHERRY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_wherry").into()).into()
+}
+
 pub fn binary() -> OwnedFd {
-    let path = std::env::var_os("WHERRY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_wherry").into());
-    File::open(path).unwrap().into()
+    File::open(program()).unwrap().into()
 }
 
 pub fn spawn_launch() -> (Conn, Child) {
-    let (ours, theirs) = Conn::pair().unwrap();
     let (exe, argv) = (binary(), [CString::from(c"wherry"), CString::from(c"launch")]);
-    let launch = spawn(&Spawn { exe: exe.as_fd(), argv: &argv, env: &[], fds: &[theirs.as_fd()], flags: 0 }).unwrap();
+    spawn_role(&exe, &argv, &[])
+}
+
+/// With variables in its environment, as keeper never starts it.
+pub fn spawn_launch_with(env: &[CString]) -> (Conn, Child) {
+    let (exe, argv) = (binary(), [CString::from(c"wherry"), CString::from(c"launch")]);
+    spawn_role(&exe, &argv, env)
+}
+
+/// Below strace, which must not become its parent (`-D`): what launch clones is a child of launch's parent.
+pub fn spawn_launch_traced(calls: &str, log: &Path) -> (Conn, Child) {
+    let exe = File::open("/usr/bin/strace").expect("strace must be installed").into();
+    let (calls, log, program) = (format!("trace={calls}"), log.to_str().unwrap(), program());
+    let argv = ["strace", "-D", "-f", "-qq", "-y", "-e", &calls, "-o", log, "--", program.to_str().unwrap(), "launch"];
+    spawn_role(&exe, &argv.map(|a| CString::new(a).unwrap()), &[])
+}
+
+fn spawn_role(exe: &OwnedFd, argv: &[CString], env: &[CString]) -> (Conn, Child) {
+    let (ours, theirs) = Conn::pair().unwrap();
+    let launch = spawn(&Spawn { exe: exe.as_fd(), argv, env, fds: &[theirs.as_fd()], flags: 0 }).unwrap();
     (ours, launch)
 }
 
