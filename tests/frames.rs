@@ -209,6 +209,7 @@ fn agent_settings() -> AgentSettings {
         ca: true,
         client_certificate: false,
         keep_alive_s: 60,
+        retained: true,
     };
     let (device, groups) = (id("router-17"), vec![id("lab")]);
     AgentSettings {

@@ -363,6 +363,35 @@ fn check_bad_container(extra: Value, state: &str, reason: &str, contains: &str) 
     check_bad(manifest("web", with(sleeper(), extra)).to_string().as_bytes(), state, reason, contains);
 }
 
+/// A server of such a fleet keeps the documents itself, and publishes what is newer than what the device says it has.
+#[test]
+fn with_a_broker_that_keeps_no_messages_the_device_asks_and_a_server_that_answers_brings_it_up_to_date() {
+    let mut device = Device::prepared(json!({}));
+    device.broker.configure("retain_available false");
+    device.settings["brokers"][0]["retained"] = json!(false);
+    device.broker.up();
+    device.start();
+    device.online();
+    let get = |device: &Device, seq: Value| {
+        let fits = |g: &Value| if seq.is_null() { g["have"] == json!([]) } else { g["have"][0]["seq"] == seq };
+        eventually("the device says what it has", || device.said("get").into_iter().rfind(fits))
+    };
+    let serve = |device: &Device, document: &Value| {
+        device.broker.publish(&device.topic("in/desired/web"), document.to_string().as_bytes(), false);
+    };
+    get(&device, Value::Null);
+    serve(&device, &numbered("web", 5, sleeper()));
+    eventually("the first document runs", || device.app("web").filter(|a| a["seq"] == 5 && a["state"] == "running"));
+    let asked = device.said("get").len();
+    device.broker.down();
+    device.broker.up();
+    device.online();
+    eventually("it asks again", || (device.said("get").len() > asked).then_some(()));
+    get(&device, json!(5));
+    serve(&device, &numbered("web", 6, sleeper()));
+    eventually("the newer document runs", || device.app("web").filter(|a| a["seq"] == 6 && a["state"] == "running"));
+}
+
 #[test]
 fn a_malformed_document_is_rejected() {
     check_bad(b"{\"wherry\": 1, \"app\": \"web\"", "rejected", "malformed", "");

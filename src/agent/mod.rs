@@ -8,6 +8,7 @@ mod dial;
 mod fetch;
 mod http;
 mod keeper;
+mod limit;
 mod outbox;
 mod session;
 mod tls;

@@ -3,6 +3,7 @@
 use super::backoff::Backoff;
 use super::fetch::Downloads;
 use super::keeper::{Keeper, Terminate, Watched};
+use super::limit::Limit;
 use super::outbox::{LAST_PKID, Outbox, Refused};
 use super::topics::{Route, Topics};
 use super::wire::{Frame, Wire, puback};
@@ -28,10 +29,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 const MAX_PAYLOAD: usize = 32 * 1024;
 /// Name, TCP, TLS, CONNECT and CONNACK together.
 const CONNECTING: Duration = Duration::from_secs(20);
-/// From SUBSCRIBE to SUBACK.
+/// From SUBSCRIBE to SUBACK, and never more than two keep-alives.
 const SUBSCRIBING: Duration = Duration::from_secs(20);
-/// A refused subscription is asked for again: access lists change.
+/// A refused subscription is asked for again, for access lists change: after a keep-alive, and at the latest after this.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// The slowest link on which the largest packets still get through, in bytes per second.
+const SLOWEST: f32 = 1000.0;
 /// How long keeper may take for one message.
 const KEEPER_BUSY: Duration = Duration::from_secs(20);
 /// Goodbye: how long what waits may take to go out, and then `offline` to be acknowledged.
@@ -51,13 +54,14 @@ const OFFLINE_PKID: u16 = LAST_PKID + 3;
 pub struct Target {
     broker: Broker,
     tls: Result<Option<Arc<ClientConfig>>, String>,
+    limit: Limit,
 }
 
 impl Target {
     /// Reads its certificate files now; a bad one becomes the sentence of every attempt.
     pub fn new(broker: Broker, files: tls::Files) -> Self {
         let tls = if broker.tls { tls::config(files).map(Some) } else { Ok(None) };
-        Self { broker, tls }
+        Self { broker, tls, limit: Limit::default() }
     }
 }
 
@@ -69,6 +73,8 @@ enum Break {
     Gone,
     /// The connection failed: a sentence.
     Failed(String),
+    /// The broker closed it: a sentence.
+    Closed(String),
 }
 
 impl From<io::Error> for Break {
@@ -87,6 +93,8 @@ struct Line {
     ask_again: Option<Instant>,
     /// PINGREQ went out at this time, and nothing arrived since.
     pinged: bool,
+    /// PUBACK must be there by then; `None` while nothing is in flight. Some brokers lose one, which the protocol has no other cure for.
+    puback_by: Option<Instant>,
 }
 
 struct Session {
@@ -104,10 +112,12 @@ struct Session {
     lasted: Duration,
     /// Of this connection, a message that nobody here wants was told.
     told_unwanted: bool,
+    /// This broker takes messages to be retained.
+    retained: bool,
 }
 
 /// Runs until keeper says goodbye or is gone, or a signal comes.
-pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targets: Vec<Target>, fetch: tls::Files) -> io::Result<()> {
+pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, mut targets: Vec<Target>, fetch: tls::Files) -> io::Result<()> {
     let keeper = Keeper::new(conn)?;
     let mut session = Session {
         downloads: Downloads::new(keeper.second()?, settings.fetch.clone(), fetch),
@@ -121,6 +131,7 @@ pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targ
         backoff: Backoff::default(),
         lasted: Duration::ZERO,
         told_unwanted: false,
+        retained: true,
         settings,
     };
     if targets.is_empty() {
@@ -128,16 +139,20 @@ pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, targ
         let _ = session.meanwhile(std::future::pending::<()>()).await;
         return Ok(());
     }
-    while session.round(&targets).await.is_ok() {}
+    while session.round(&mut targets).await.is_ok() {}
     Ok(())
 }
 
 impl Session {
     /// Tries the brokers in their order until one was online, then waits. An error is the end of the agent.
-    async fn round(&mut self, targets: &[Target]) -> Result<(), Break> {
+    async fn round(&mut self, targets: &mut [Target]) -> Result<(), Break> {
         for target in targets {
             match self.connection(target).await {
                 Break::Failed(sentence) => self.failed(target, sentence),
+                Break::Closed(sentence) => {
+                    self.failed(target, sentence);
+                    self.cut_off(target);
+                }
                 end => return Err(end),
             }
             if !self.lasted.is_zero() {
@@ -158,15 +173,25 @@ impl Session {
         self.link.error = Some(sentence);
     }
 
-    async fn connection(&mut self, target: &Target) -> Break {
-        (self.lasted, self.told_unwanted) = (Duration::ZERO, false);
+    /// The broker may have done that because of what we sent.
+    fn cut_off(&mut self, target: &mut Target) {
+        let largest = self.outbox.in_flight().max().unwrap_or(0);
+        if target.limit.cut_off(largest, boottime()) {
+            let most = target.limit.most(boottime());
+            log::error!("{} closes the connection over packets of more than {most} bytes: they are given up for an hour", self.link.broker);
+        }
+    }
+
+    async fn connection(&mut self, target: &mut Target) -> Break {
+        (self.lasted, self.told_unwanted, self.retained) = (Duration::ZERO, false, target.broker.retained);
+        self.outbox.limit(target.limit.most(boottime()));
         let Broker { host, port, .. } = &target.broker;
         self.link.broker = format!("{host}:{port}");
         (self.link.state, self.link.address, self.link.retry_s) = (LinkState::Connecting, None, None);
         self.link.subscriptions.clear();
         self.tell();
         match self.open(target).await {
-            Ok(mut line) => self.online(&mut line).await,
+            Ok(mut line) => self.online(&mut line, &mut target.limit).await,
             Err(end) => end,
         }
     }
@@ -189,7 +214,8 @@ impl Session {
         let answer = self.by(deadline, connack(&mut wire, &broker.host, with_tls)).await?;
         log::info!("connected to {} ({address}), session {}", self.link.broker, if answer.session_present { "kept" } else { "new" });
         self.outbox.reconnected(answer.session_present);
-        Ok(Line { wire, keep_alive: Duration::from_secs(keep_alive.into()), suback_by: None, ask_again: None, pinged: false })
+        let keep_alive = Duration::from_secs(keep_alive.into());
+        Ok(Line { wire, keep_alive, suback_by: None, ask_again: None, pinged: false, puback_by: None })
     }
 
     fn connect(&self, broker: &Broker, keep_alive: u16) -> Connect {
@@ -227,10 +253,10 @@ impl Session {
     }
 
     /// Lives with one connection until it ends.
-    async fn online(&mut self, line: &mut Line) -> Break {
+    async fn online(&mut self, line: &mut Line, limit: &mut Limit) -> Break {
         let since = Instant::now();
         let end = match self.subscribe(line) {
-            Ok(()) => self.serve(line).await,
+            Ok(()) => self.serve(line, limit).await,
             Err(e) => e.into(),
         };
         if self.link.state == LinkState::Online {
@@ -242,20 +268,20 @@ impl Session {
         end
     }
 
-    async fn serve(&mut self, line: &mut Line) -> Break {
+    async fn serve(&mut self, line: &mut Line, limit: &mut Limit) -> Break {
         loop {
-            if let Err(end) = self.turn(line).await {
+            if let Err(end) = self.turn(line, limit).await {
                 return end;
             }
         }
     }
 
-    async fn turn(&mut self, line: &mut Line) -> Result<(), Break> {
+    async fn turn(&mut self, line: &mut Line, limit: &mut Limit) -> Result<(), Break> {
         self.pump(line)?;
         let (report_at, wake) = (self.report_due(), line.wake());
         tokio::select! {
             frame = line.wire.turn() => match frame.map_err(closed)? {
-                Some(frame) => self.arrived(line, frame).await,
+                Some(frame) => self.arrived(line, limit, frame).await,
                 None => Ok(()),
             },
             message = self.keeper.receive() => self.keeper_said(message),
@@ -273,17 +299,27 @@ impl Session {
         match self.outbox.next() {
             None => Ok(()),
             Some(out) => {
-                let publish = Publish { dup: out.dup, ..message(out.route, out.pkid, out.payload) };
+                let publish = Publish { dup: out.dup, ..self.message(out.route, out.pkid, out.payload) };
+                if line.puback_by.is_none() {
+                    self.expect_puback(line);
+                }
                 line.wire.send(&Packet::Publish(publish))
             }
         }
+    }
+
+    /// Two keep-alives, and the time that a slow link takes for what is in flight.
+    fn expect_puback(&self, line: &mut Line) {
+        let bytes: usize = self.outbox.in_flight().sum();
+        let patience = line.keep_alive * 2 + Duration::from_secs_f32(bytes as f32 / SLOWEST);
+        line.puback_by = (bytes > 0).then(|| Instant::now() + patience);
     }
 
     /// Asks for all topics, whether or not the broker kept the session: its memory is not relied on, and retained messages come again.
     fn subscribe(&mut self, line: &mut Line) -> io::Result<()> {
         let filter = |path| SubscribeFilter { path, qos: QoS::AtLeastOnce };
         let filters = self.topics.filters().into_iter().map(filter).collect();
-        line.suback_by = Some(Instant::now() + SUBSCRIBING);
+        line.suback_by = Some(Instant::now() + SUBSCRIBING.min(line.keep_alive * 2));
         line.ask_again = None;
         line.wire.send(&Packet::Subscribe(Subscribe { pkid: SUBSCRIPTION_PKID, filters }))
     }
@@ -304,7 +340,7 @@ impl Session {
             log::warn!("{sentence}");
         }
         line.suback_by = None;
-        line.ask_again = sentence.is_some().then(|| Instant::now() + ASK_AGAIN);
+        line.ask_again = sentence.is_some().then(|| Instant::now() + ASK_AGAIN.min(line.keep_alive));
         self.link.error = sentence;
         if self.link.state != LinkState::Online {
             self.announce(line)?;
@@ -317,15 +353,19 @@ impl Session {
     fn announce(&mut self, line: &mut Line) -> io::Result<()> {
         let online = Presence::online(self.settings.boot, self.link.conn, self.settings.interval_s);
         self.link.state = LinkState::Online;
-        line.wire.send(&Packet::Publish(message(self.topics.presence(), ONLINE_PKID, encode(&online))))
+        line.wire.send(&Packet::Publish(self.message(self.topics.presence(), ONLINE_PKID, encode(&online))))
     }
 
     /// The will, and what is published before an orderly end.
     fn offline(&self) -> Publish {
-        message(self.topics.presence(), OFFLINE_PKID, encode(&Presence::will(self.settings.boot, self.link.conn)))
+        self.message(self.topics.presence(), OFFLINE_PKID, encode(&Presence::will(self.settings.boot, self.link.conn)))
     }
 
-    async fn arrived(&mut self, line: &mut Line, frame: Frame) -> Result<(), Break> {
+    fn message(&self, route: Route, pkid: u16, payload: Vec<u8>) -> Publish {
+        Publish { retain: route.retain && self.retained, pkid, ..Publish::new(route.topic, route.qos, payload) }
+    }
+
+    async fn arrived(&mut self, line: &mut Line, limit: &mut Limit, frame: Frame) -> Result<(), Break> {
         line.pinged = false;
         match frame {
             Frame::Skipped(head) => {
@@ -340,7 +380,10 @@ impl Session {
                 acknowledge(line, qos, pkid)
             }
             Frame::Packet(Packet::PubAck(ack)) => {
-                self.acknowledged(ack.pkid);
+                if let Some(size) = self.acknowledged(ack.pkid) {
+                    limit.took(size);
+                    self.expect_puback(line);
+                }
                 Ok(())
             }
             Frame::Packet(Packet::SubAck(answer)) => self.subscribed(line, &answer),
@@ -349,10 +392,13 @@ impl Session {
         }
     }
 
-    fn acknowledged(&mut self, pkid: u16) {
-        if self.outbox.acknowledged(pkid) || pkid == ONLINE_PKID {
+    /// The size of a packet of the outbox.
+    fn acknowledged(&mut self, pkid: u16) -> Option<usize> {
+        let size = self.outbox.acknowledged(pkid);
+        if size.is_some() || pkid == ONLINE_PKID {
             self.link.last_out_s = Some(boottime().as_secs());
         }
+        size
     }
 
     async fn deliver(&mut self, p: Publish) -> Result<(), Break> {
@@ -448,7 +494,10 @@ impl Session {
             )));
         }
         if line.suback_by.is_some_and(|t| now >= t) {
-            return Err(Break::Failed(format!("the broker answered no subscription within {} s", SUBSCRIBING.as_secs())));
+            return Err(Break::Failed("the broker answered no subscription: connection given up".into()));
+        }
+        if line.puback_by.is_some_and(|t| now >= t) {
+            return Err(Break::Failed("the broker acknowledged no message for a long time: connection given up".into()));
         }
         if line.ask_again.is_some_and(|t| now >= t) {
             self.subscribe(line)?;
@@ -515,7 +564,7 @@ impl Line {
     }
 
     fn wake(&self) -> Instant {
-        let times = [Some(self.dead_at()), self.ping_at(), self.suback_by, self.ask_again];
+        let times = [Some(self.dead_at()), self.ping_at(), self.suback_by, self.ask_again, self.puback_by];
         times.into_iter().flatten().min().unwrap_or_else(|| self.dead_at())
     }
 }
@@ -538,7 +587,11 @@ async fn connack(wire: &mut Wire, host: &str, with_tls: bool) -> Result<ConnAck,
 
 /// The alert that tells why is lost when the broker resets the connection in the same moment.
 fn hung_up(error: &io::Error, with_tls: bool) -> String {
-    let hint = if with_tls { "does it ask for another client certificate?" } else { "does it want TLS, or refuse this client id?" };
+    let hint = if with_tls {
+        "does it ask for another client certificate, or take no retained messages?"
+    } else {
+        "does it want TLS, refuse this client id, or take no retained messages?"
+    };
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             format!("the broker hung up in place of an answer to CONNECT ({hint})")
@@ -559,10 +612,13 @@ fn refusal(code: ConnectReturnCode) -> &'static str {
 }
 
 fn closed(error: io::Error) -> Break {
-    Break::Failed(match error.kind() {
-        io::ErrorKind::UnexpectedEof => "the broker closed the connection (another client with this device id does that too)".into(),
-        _ => dial::plain(&error),
-    })
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            Break::Closed("the broker closed the connection (another client with this device id does that too)".into())
+        }
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Break::Closed(dial::plain(&error)),
+        _ => Break::Failed(dial::plain(&error)),
+    }
 }
 
 async fn acknowledgement(wire: &mut Wire, pkid: u16) -> io::Result<()> {
@@ -580,10 +636,6 @@ fn acknowledge(line: &mut Line, qos: QoS, pkid: u16) -> Result<(), Break> {
         line.wire.send(&packet)?;
     }
     Ok(())
-}
-
-fn message(route: Route, pkid: u16, payload: Vec<u8>) -> Publish {
-    Publish { retain: route.retain, pkid, ..Publish::new(route.topic, route.qos, payload) }
 }
 
 fn kind(packet: &Packet) -> &'static str {

@@ -77,6 +77,8 @@ pub struct Broker {
     pub password: Option<String>,
     /// Seconds between pings.
     pub keep_alive_s: u16,
+    /// It takes messages to be retained.
+    pub retained: bool,
 }
 
 // A password must not end in a log by way of `{:?}`.
@@ -202,7 +204,7 @@ static SETTINGS: [Field; 17] = [
     ),
 ];
 
-static BROKER: [Field; 6] = [
+static BROKER: [Field; 7] = [
     Field::required("host", Kind::Text(&HOST), "DNS name or address."),
     Field::optional("port", Kind::Whole(1, 65_535), "TCP port; 1883, or 8883 with TLS, if absent."),
     Field::default("tls", Kind::BoolOr(&TLS), "false", "TLS; an object names files."),
@@ -213,6 +215,12 @@ static BROKER: [Field; 6] = [
         Kind::Time(5000, 3_600_000),
         "60s",
         "Time between pings; half of it more without an answer, and the link is down.",
+    ),
+    Field::default(
+        "retained",
+        Kind::Bool,
+        "true",
+        "Ask it to keep presence and report; false for a broker that refuses retained messages.",
     ),
 ];
 
@@ -413,6 +421,7 @@ fn broker(node: &Node, found: &mut Vec<Found>) -> Option<Broker> {
         username: owned("username"),
         password: owned("password"),
         keep_alive_s: u16::try_from(view.time("keep_alive")?.as_secs()).ok()?,
+        retained: view.flag("retained"),
     })
 }
 

@@ -198,6 +198,8 @@ pub struct Broker {
     pub client_certificate: bool,
     /// Seconds between pings.
     pub keep_alive_s: u16,
+    /// It takes messages to be retained.
+    pub retained: bool,
 }
 
 /// One MQTT message to send.

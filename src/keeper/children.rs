@@ -217,6 +217,7 @@ fn broker(b: &config::Broker, files: &mut Vec<File>) -> io::Result<ipc::Broker> 
         ca,
         client_certificate,
         keep_alive_s: b.keep_alive_s,
+        retained: b.retained,
     })
 }
 

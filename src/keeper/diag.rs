@@ -35,7 +35,7 @@ fn settings(s: &Settings) -> Value {
             Tls::On { ca, client } => json!({"ca": ca, "client_certificate": client.is_some()}),
         };
         json!({
-            "host": b.host, "port": b.port, "tls": tls, "keep_alive_s": b.keep_alive_s,
+            "host": b.host, "port": b.port, "tls": tls, "keep_alive_s": b.keep_alive_s, "retained": b.retained,
             "username": b.username.is_some(), "password": b.password.is_some(),
         })
     };

@@ -67,6 +67,12 @@ impl Broker {
         broker
     }
 
+    /// Adds a line to mosquitto's settings, for its next start.
+    pub fn configure(&self, line: &str) {
+        let mut file = File::options().append(true).open(self.dir.join("mosquitto.conf")).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+
     /// Starts mosquitto and listens to all of it.
     pub fn up(&mut self) {
         let log = File::create(self.dir.join("mosquitto.log")).unwrap();
