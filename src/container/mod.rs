@@ -12,6 +12,7 @@
 //! | `user` | names to numbers, by the container's own files |
 //! | `terminal` `console` | a terminal of its own; what keeper tells the pid 1 that holds it |
 //! | `payload` | the last steps before exec |
+//! | `rlimits` | resource limits, as far as we may set them |
 
 pub mod caps;
 pub mod console;
@@ -24,6 +25,7 @@ pub(crate) mod mounts;
 pub(crate) mod payload;
 pub(crate) mod pivot;
 mod resolve;
+pub(crate) mod rlimits;
 pub mod seccomp;
 mod spec;
 pub(crate) mod terminal;
@@ -34,3 +36,6 @@ pub use merge::{build, stop_signal};
 pub(crate) use payload::is_missing;
 pub(crate) use resolve::open_plain;
 pub use spec::{Spec, Wiring};
+
+/// What a pid 1 of ours calls itself from when on a payload may run.
+pub(crate) const PID_1: &std::ffi::CStr = c"wherry-init";

@@ -9,7 +9,7 @@ use crate::cgroup::Group;
 use crate::container::fail::{OrFail, launch};
 use crate::container::mounts::{self, Sources};
 use crate::container::payload::{Payload, Wanted, give_up};
-use crate::container::{Spec, caps, pivot};
+use crate::container::{PID_1, Spec, caps, pivot};
 use crate::init::console::Console;
 use crate::ipc::{Conn, Failure};
 use crate::launch::wait_for_go;
@@ -169,7 +169,7 @@ fn passed(gate: OwnedFd) -> Result<(), Failure> {
 
 fn confine() -> Result<(), Failure> {
     const CAP_KILL: u64 = 1 << 5;
-    prctl::set_name(c"wherry-init").or_fail(|| "name pid 1")?;
+    prctl::set_name(PID_1).or_fail(|| "name pid 1")?;
     let left = caps::bound(CAP_KILL)?;
     caps::settle(left, 0)?;
     prctl::set_no_new_privs().or_fail(|| "set no_new_privs")?;

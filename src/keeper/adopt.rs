@@ -1,11 +1,13 @@
 //! The one recovery path: start, upgrade, panic and kill -9 all come here. What runs is found by its record, never by guessing.
 
+use crate::container::PID_1;
 use crate::ipc::What;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::Key;
 use crate::keeper::runtime::{Phase, Record, start_time};
+use crate::protocol::ContainerState;
 use crate::sys::fd::read_file;
 use crate::sys::process::Child;
 use crate::sys::signal::{pidfd_open, pidfd_send};
@@ -23,7 +25,8 @@ pub fn adopt(ctx: &mut Context, now: Duration) -> io::Result<Vec<Live>> {
             // One that cannot be taken over must not keep us from the others.
             Some(record) if record.boot_id == ctx.boot_id && record.phase != Phase::Intent => {
                 match take_over(ctx, key.clone(), record, now) {
-                    Ok(live) => found.push(live),
+                    Ok(Some(live)) => found.push(live),
+                    Ok(None) => discard(ctx, &key),
                     Err(e) => {
                         log::error!("cannot take over {key}: {e}");
                         discard(ctx, &key);
@@ -34,14 +37,21 @@ pub fn adopt(ctx: &mut Context, now: Duration) -> io::Result<Vec<Live>> {
             _ => discard(ctx, &key),
         }
     }
+    ctx.runtime.tidy()?;
     end_strays(ctx, &found);
     Ok(found)
 }
 
-fn take_over(ctx: &mut Context, key: Key, record: Record, now: Duration) -> io::Result<Live> {
-    let Phase::Process { pid, start } = record.phase else { return Err(io::Error::other("record without a process")) };
+/// `None` for one whose start was cut off.
+fn take_over(ctx: &mut Context, key: Key, record: Record, now: Duration) -> io::Result<Option<Live>> {
+    let Phase::Process { pid, start } = record.phase else { return Ok(None) };
     let running = same_process(pid, start, &record.group);
     let alive = running.is_some();
+    let found = || if alive { has_begun(pid, record.ready.spec.init) } else { ctx.runtime.exit_record(&key).is_some() };
+    // Keeper may have died before `Go`: then nothing of the container ran, nor ever will, and the end of its pid 1 must not pass for the payload's.
+    if record.life.state == ContainerState::Starting && !found() {
+        return Ok(None);
+    }
     let mut live = Live::adopt(ctx, key, record, running.map(|fd| (pid, fd)))?;
     if alive {
         log::info!("adopted {} (pid {pid})", live.key);
@@ -53,7 +63,18 @@ fn take_over(ctx: &mut Context, key: Key, record: Record, now: Duration) -> io::
         log::info!("{} ended while keeper was away: {how:?}", live.key);
         live.ended_unseen(ctx, how, now);
     }
-    Ok(live)
+    Ok(Some(live))
+}
+
+/// Whether pid 1 has become the payload, or is ready to let one run.
+fn has_begun(pid: i32, init: bool) -> bool {
+    const MAX: usize = 64;
+    if init {
+        return read_file(format!("/proc/{pid}/comm"), MAX).is_ok_and(|name| name.trim_ascii_end() == PID_1.to_bytes());
+    }
+    // Until then it is the sealed program.
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    !program.as_os_str().as_encoded_bytes().starts_with(b"/memfd:wherry")
 }
 
 /// The pidfd of a process that is the one on record: opened first, compared second, asked last, so that the number cannot come to mean another
@@ -95,6 +116,10 @@ fn end_strays(ctx: &Context, found: &[Live]) {
     let known: BTreeSet<&str> = found.iter().map(Live::group_path).collect();
     for app in ctx.layout.children(&ctx.settings.cgroup) {
         let app = format!("{}/{app}", ctx.settings.cgroup);
+        if ctx.layout.children(&app).is_empty() {
+            // Keeper died between removing the last group in it and itself.
+            let _ = ctx.layout.group(&app).remove();
+        }
         for container in ctx.layout.children(&app) {
             let path = format!("{app}/{container}");
             if !known.contains(path.as_str()) {

@@ -623,6 +623,11 @@ impl Keeper {
             self.ctx.poll.remove(&child.pidfd, token);
             self.ctx.reap_later(child);
         }
+        // What it said last is still in the socket. A clone that it did not come to name holds the other end too, and waits for us.
+        self.on_exec(id);
+        if self.client(id).is_some_and(|c| c.is_cloning()) {
+            self.on_exec_end(id);
+        }
     }
 
     /// The exec'd program ended.

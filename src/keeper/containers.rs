@@ -2,7 +2,7 @@
 
 use crate::cgroup::Group;
 use crate::container::console::Frame;
-use crate::container::{Wiring, exit_record};
+use crate::container::Wiring;
 use crate::image::Digest;
 use crate::ipc::{Conn, ContainerRow, Failure, FromLaunch, ToLaunch, What};
 use crate::keeper::context::Context;
@@ -305,7 +305,11 @@ impl Live {
         let sent = ours.send_with(&job, &fds);
         crate::sys::fd::set_nonblocking(ours.as_fd())?;
         self.launching = Some(Launching { conn: ours, token, launcher: Some((child, launcher_token)), deadline: now + LAUNCH_TIMEOUT });
-        sent
+        match sent {
+            // It is dead already, which its end tells next.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
     }
 
     fn wiring(&self, ctx: &Context, dir: &Path) -> io::Result<Wiring> {
@@ -332,7 +336,7 @@ impl Live {
                 Ok(Some((FromLaunch::Failed(failure), _))) => self.failure = Some(failure),
                 Ok(None) => return self.on_launch_end(ctx, now),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // Killed before it had read Go, as by a stop that came in between.
+                // Killed before it had read its job or Go, as by a stop that came in between.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return self.on_launch_end(ctx, now),
                 Err(e) => {
                     self.fail(Reason::Internal, format!("cannot start {}: launch's message: {e}", self.key));
@@ -402,10 +406,15 @@ impl Live {
     }
 
     /// The launch process itself ended.
-    pub fn on_launcher_exit(&mut self, ctx: &mut Context) {
+    pub fn on_launcher_exit(&mut self, ctx: &mut Context, now: Duration) {
         if let Some((child, token)) = self.launching.as_mut().and_then(|l| l.launcher.take()) {
             ctx.poll.remove(&child.pidfd, token);
             ctx.reap_later(child);
+        }
+        // What it said last is still in the socket. A clone that it did not come to name holds the other end too, and waits for us.
+        self.on_launch(ctx, now);
+        if self.is_cloning() {
+            self.on_launch_end(ctx, now);
         }
     }
 
@@ -433,8 +442,13 @@ impl Live {
         // What it said before it died is still in the socket.
         self.on_launch(ctx, now);
         let Some(process) = self.process.take() else { return };
+        // Launch may still be on its way out: a restart must not find it there.
+        self.drop_launch(ctx);
         ctx.poll.remove(&process.pidfd, process.token);
-        let how = self.how_ended(ctx, process.pid);
+        let Process { pid, pidfd, .. } = process;
+        let how = self.how_ended(ctx, pid);
+        // One that somebody traces can be waited for only once the tracer has let go of it.
+        ctx.reap_later(Child { pid, pidfd });
         self.look_for_oom(ctx);
         self.oom_kills = 0;
         self.drain(ctx, now);
@@ -459,8 +473,7 @@ impl Live {
         if let Some(Ended::Signal(_)) = waited {
             return waited;
         }
-        let written = File::open(ctx.runtime.dir(&self.key).join("exit")).and_then(|f| exit_record::read(&f)).ok().flatten();
-        written.map(|record| record.ended).or(waited)
+        ctx.runtime.exit_record(&self.key).map(|record| record.ended).or(waited)
     }
 
     /// It was found ended by a keeper that did not see it end.

@@ -178,7 +178,7 @@ impl Keeper {
             Source::Stage(id) => self.on_stage(id),
             Source::StageExit(id) => self.on_stage_exit(id),
             Source::Launch(key) => self.with(&key, |l, ctx, now| l.on_launch(ctx, now)),
-            Source::LaunchExit(key) => self.with(&key, |l, ctx, _| l.on_launcher_exit(ctx)),
+            Source::LaunchExit(key) => self.with(&key, |l, ctx, now| l.on_launcher_exit(ctx, now)),
             Source::Pid1(key) => self.with(&key, |l, ctx, now| l.on_exit(ctx, now)),
             Source::Log(key) => self.on_output(&key),
             Source::Input(key) => self.on_input_room(&key),

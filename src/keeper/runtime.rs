@@ -5,6 +5,7 @@
 //! containers/<app>/<name>/{record, exit, log, root}
 //! ```
 
+use crate::container::exit_record::{self, ExitRecord};
 use crate::image::Digest;
 use crate::keeper::lifecycle::Life;
 use crate::keeper::plan::Ready;
@@ -115,6 +116,11 @@ impl Runtime {
         write_whole(&self.dir(key).join("record"), &encode(record)?)
     }
 
+    /// How its last payload ended, as its pid 1 wrote it.
+    pub fn exit_record(&self, key: &Key) -> Option<ExitRecord> {
+        exit_record::read(&File::open(self.dir(key).join("exit")).ok()?).ok().flatten()
+    }
+
     /// Forgets one container.
     pub fn forget(&self, key: &Key) -> io::Result<()> {
         let dir = self.dir(key);
@@ -138,6 +144,15 @@ impl Runtime {
             }
         }
         Ok(found)
+    }
+
+    /// Removes the directories of apps without a container: a keeper may have died between the two steps of [`Runtime::forget`].
+    pub fn tidy(&self) -> io::Result<()> {
+        for app in names(&self.root.join("containers"))? {
+            // Refused while there is something in it.
+            let _ = fs::remove_dir(self.root.join("containers").join(app.as_str()));
+        }
+        Ok(())
     }
 
     /// Unmounts the tmpfs: all containers are gone.

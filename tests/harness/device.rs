@@ -93,17 +93,38 @@ impl Device {
 
     /// Starts keeper and waits until it answers.
     pub fn start(&mut self) {
+        self.spawn(&[], Stdio::null());
+        self.answers();
+    }
+
+    /// Starts keeper by way of a shell that waits for the end of its input before it becomes keeper.
+    pub fn start_held(&mut self) -> std::process::ChildStdin {
+        self.spawn(&["/bin/sh", "-c", "cat; exec \"$0\" \"$@\" </dev/null"], Stdio::piped());
+        self.keeper.as_mut().and_then(|k| k.stdin.take()).expect("it reads from us")
+    }
+
+    /// Starts keeper, with these words before the command.
+    fn spawn(&mut self, before: &[&str], stdin: Stdio) {
         assert!(self.keeper.is_none(), "keeper runs already");
         fs::write(self.dir.join("settings.json"), self.settings.to_string()).unwrap();
         let log = File::options().create(true).append(true).open(self.dir.join("keeper.log")).unwrap();
-        let mut command = Command::new(&self.program);
-        command.arg("keeper").arg("--config").arg(self.dir.join("settings.json")).stdin(Stdio::null());
+        let words: Vec<_> = before.iter().map(AsRef::as_ref).chain([self.program.as_os_str()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("keeper").arg("--config").arg(self.dir.join("settings.json")).stdin(stdin);
         // Its own process group marks all its roles, also after it is gone. WHERRY_LOG would tell of more than a user sees.
         command.stdout(log.try_clone().unwrap()).stderr(log).process_group(0).env_remove("WHERRY_LOG");
         let child = command.spawn().expect("the program under test can be started");
         self.groups.push(child.id() as i32);
         self.keeper = Some(child);
-        self.answers();
+    }
+
+    /// Whether keeper has ended by itself, or was killed by somebody else; it can be started again then.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.keeper.as_mut().is_none_or(|k| ended(k).is_some());
+        if ended {
+            self.keeper = None;
+        }
+        ended
     }
 
     /// Waits until keeper answers.
@@ -130,12 +151,12 @@ impl Device {
     pub fn end(&mut self, signal: Signal) -> std::process::ExitStatus {
         let mut child = self.keeper.take().expect("keeper runs");
         kill(child.id() as i32, signal);
-        let ended = within(PATIENCE, || child.try_wait().unwrap());
-        if ended.is_none() {
+        let status = within(PATIENCE, || ended(&mut child));
+        if status.is_none() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        ended.unwrap_or_else(|| panic!("keeper does not end on {signal}"))
+        status.unwrap_or_else(|| panic!("keeper does not end on {signal}"))
     }
 
     /// What keeper has written to standard error so far.
@@ -250,6 +271,33 @@ impl Device {
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// Makes a group below this device's own, in every hierarchy where that is.
+    pub fn make_group(&self, path: &str) {
+        for own in hierarchies().iter().map(|h| h.join(&self.cgroup)).filter(|own| own.exists()) {
+            fs::create_dir_all(own.join(path)).unwrap();
+        }
+    }
+
+    /// Every group below this device's own, in whichever hierarchy, as `APP/CONTAINER`.
+    pub fn group_names(&self) -> Vec<String> {
+        let below = |dir: &Path| -> Vec<PathBuf> {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+        };
+        let mut names = Vec::new();
+        for own in hierarchies().iter().map(|h| h.join(&self.cgroup)) {
+            // A level without anything below it is one too.
+            for app in below(&own) {
+                let containers = below(&app);
+                let groups = if containers.is_empty() { vec![app] } else { containers };
+                names.extend(groups.iter().map(|g| g.strip_prefix(&own).unwrap().to_str().unwrap().to_owned()));
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// The first of these control files of a container that some hierarchy has.
@@ -372,7 +420,7 @@ impl Device {
         }
         if let Some(mut child) = self.keeper.take() {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGINT);
-            if within(PATIENCE, || child.try_wait().unwrap()).is_none() {
+            if within(PATIENCE, || ended(&mut child)).is_none() {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err("keeper does not end on SIGINT".into());
@@ -411,6 +459,11 @@ impl Drop for Device {
             panic!("{e}");
         }
     }
+}
+
+/// How it ended. Asked for only once it has: a wait of ours would take the stops of a child that another of our threads traces.
+fn ended(child: &mut Child) -> Option<std::process::ExitStatus> {
+    if is_alive(child.id() as i32) { None } else { child.try_wait().unwrap() }
 }
 
 /// Where control group hierarchies are mounted.
