@@ -113,6 +113,21 @@ fn an_interrupt_ends_everything() {
     assert_eq!(device.json(&["status"])["boot"], 2);
 }
 
+#[test]
+fn a_keeper_that_may_not_protect_itself_from_the_oom_killer_says_so_and_works() {
+    let thread = std::thread::spawn(|| {
+        // CAP_SYS_RESOURCE, as where a container around us lacks it.
+        wherry::sys::caps::drop_bounding(24).unwrap();
+        let device = Device::new();
+        device.deploy(&manifest("web", sleeper()));
+        device.running("web");
+        device.reported("why", |r| r["about"]["missing"]["oom_score"].as_str().is_some_and(|why| why.contains("Permission denied")));
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 // ---- the agent dies ----
 
 #[test]

@@ -42,6 +42,11 @@ const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd/2", "stderr"),
 ];
 
+/// The kernel lacks the call, or a filter around us refuses it: those older than a call answer EPERM. A refusal of another kind meets the old way too.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSYS | Errno::EPERM))
+}
+
 /// A detached copy of something mounted.
 #[derive(Debug)]
 pub struct Tree {
@@ -59,7 +64,7 @@ impl Tree {
     pub fn bind(place: impl AsFd) -> io::Result<Self> {
         let whole = Self::copy(&place, true)?;
         match mount::restrict(&whole.fd, 0, true) {
-            Err(e) if e.raw_os_error() == Some(Errno::ENOSYS as i32) => Self::copy(place, false),
+            Err(e) if is_unknown(&e) => Self::copy(place, false),
             Err(e) => Err(e),
             Ok(()) => Ok(whole),
         }
@@ -69,7 +74,7 @@ impl Tree {
     /// way there is the old remount, for which nothing of the container may run yet, and which leaves mounts below as they are.
     pub fn attach(&self, target: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
         match mount::restrict(&self.fd, attributes, self.recursive) {
-            Err(e) if e.raw_os_error() == Some(Errno::ENOSYS as i32) => {
+            Err(e) if is_unknown(&e) => {
                 mount::attach(&self.fd, target)?;
                 remount(self.fd.as_fd(), attributes)
             }
@@ -252,7 +257,7 @@ fn control_groups(sys: BorrowedFd<'_>, groups: &[(String, Tree)]) -> Result<(), 
 /// Makes the mount whose root is `tree`, already attached, read-only.
 pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
     match mount::restrict(tree, RDONLY, false) {
-        Err(e) if e.raw_os_error() == Some(Errno::ENOSYS as i32) => remount(tree, RDONLY),
+        Err(e) if is_unknown(&e) => remount(tree, RDONLY),
         other => other,
     }
 }

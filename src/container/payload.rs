@@ -1,17 +1,16 @@
 //! The last steps before exec. Their order is the security: each takes away what the ones before it still needed.
 
-use super::fail::{OrFail, launch, os};
+use super::fail::{OrFail, launch};
 use super::resolve::{Kind, ensure_in, open_in};
 use super::user::{self, Person};
-use super::{Spec, caps, merge, seccomp};
+use super::{Spec, caps, merge, rlimits, seccomp};
 use crate::ipc::Failure;
-use crate::manifest::{Rlimit, RlimitKind, Seccomp};
+use crate::manifest::{Rlimit, Seccomp};
 use crate::protocol::Reason;
 use crate::sys;
 use ::caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::libc;
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
@@ -138,7 +137,7 @@ impl Payload {
         // Whatever else we hold, known or not, closes at exec (CVE-2024-21626).
         sys::fd::cloexec_from(sys::fd::FIRST).or_fail(|| "mark descriptors close-on-exec")?;
         // A limit may be raised only with CAP_SYS_RESOURCE.
-        rlimits(&self.rlimits)?;
+        rlimits::set(&self.rlimits)?;
         if !self.confined {
             self.enter_workdir()?;
         }
@@ -300,39 +299,6 @@ fn candidates(argv: &[String], env: &[String]) -> Result<Vec<CString>, Failure> 
 fn c_strings(list: &[String]) -> Result<Vec<CString>, Failure> {
     let convert = |s: &String| CString::new(s.as_str()).map_err(|_| launch(format!("cannot pass {s:?} to a program: it has a NUL byte")));
     list.iter().map(convert).collect()
-}
-
-fn rlimits(wanted: &[Rlimit]) -> Result<(), Failure> {
-    if !wanted.iter().any(|r| r.kind == RlimitKind::Core) {
-        // A core dump is written by the host's core_pattern: flash for a crash nobody asked to record.
-        sys::limits::set(libc::RLIMIT_CORE as u32, 0, 0).or_fail(|| "set resource limit core")?;
-    }
-    for r in wanted {
-        sys::limits::set(resource(r.kind), r.soft, r.hard)
-            .map_err(|e| launch(format!("cannot set resource limit {:?} to {}:{}: {}", r.kind, r.soft, r.hard, os(&e))))?;
-    }
-    Ok(())
-}
-
-fn resource(kind: RlimitKind) -> u32 {
-    (match kind {
-        RlimitKind::As => libc::RLIMIT_AS,
-        RlimitKind::Core => libc::RLIMIT_CORE,
-        RlimitKind::Cpu => libc::RLIMIT_CPU,
-        RlimitKind::Data => libc::RLIMIT_DATA,
-        RlimitKind::Fsize => libc::RLIMIT_FSIZE,
-        RlimitKind::Locks => libc::RLIMIT_LOCKS,
-        RlimitKind::Memlock => libc::RLIMIT_MEMLOCK,
-        RlimitKind::Msgqueue => libc::RLIMIT_MSGQUEUE,
-        RlimitKind::Nice => libc::RLIMIT_NICE,
-        RlimitKind::Nofile => libc::RLIMIT_NOFILE,
-        RlimitKind::Nproc => libc::RLIMIT_NPROC,
-        RlimitKind::Rss => libc::RLIMIT_RSS,
-        RlimitKind::Rtprio => libc::RLIMIT_RTPRIO,
-        RlimitKind::Rttime => libc::RLIMIT_RTTIME,
-        RlimitKind::Sigpending => libc::RLIMIT_SIGPENDING,
-        RlimitKind::Stack => libc::RLIMIT_STACK,
-    }) as u32
 }
 
 #[cfg(test)]

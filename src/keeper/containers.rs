@@ -2,7 +2,7 @@
 
 use crate::cgroup::Group;
 use crate::container::console::Frame;
-use crate::container::Wiring;
+use crate::container::{Wiring, rlimits};
 use crate::image::Digest;
 use crate::ipc::{Conn, ContainerRow, Failure, FromLaunch, ToLaunch, What};
 use crate::keeper::context::Context;
@@ -550,8 +550,11 @@ impl Live {
     pub fn update(&mut self, ctx: &Context, ready: Ready) -> Result<(), Failure> {
         if self.process.is_some() {
             let set = self.group(ctx).update(&ready.spec.resources);
-            self.missing =
+            let missing =
                 set.map_err(|e| Failure { reason: Reason::NoFeature, message: format!("cannot change limits of {}: {e}", self.key) })?;
+            // Those of its processes were set when it started.
+            self.missing.retain(|(what, _)| what.starts_with(rlimits::NAMES));
+            self.missing.extend(missing);
             // What a limit that could not be set had left behind.
             if self.life.state == ContainerState::Running {
                 (self.failure, self.begun) = (None, true);

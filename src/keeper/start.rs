@@ -68,13 +68,14 @@ fn serve(config: &Path) -> Result<(), String> {
     let program = run_from_memory()?;
     wait_out_panics();
     let settings = load(config)?;
-    // Refused without CAP_SYS_RESOURCE, and then keeper is as likely a victim as any.
-    if let Err(e) = process::set_oom_score(OOM_SCORE) {
-        log::debug!("cannot lower keeper's OOM score: {e}");
-    }
     log::set_max_level(log_level(&settings));
     let started = time::boottime();
     let mut keeper = open(settings)?;
+    // Refused without CAP_SYS_RESOURCE.
+    if let Err(e) = process::set_oom_score(OOM_SCORE) {
+        let why = format!("cannot lower keeper's: {e}; with no memory left, the kernel may end keeper like any other");
+        keeper.ctx.missing.push(("oom_score".into(), why));
+    }
     exec_on_panic(&program);
     keeper.begin();
     let end = keeper.run().map_err(|e| format!("cannot wait for events: {e}"))?;

@@ -15,7 +15,7 @@ use crate::allowed;
 use crate::cgroup::{self, Group};
 use crate::container::fail::{OrFail, launch};
 use crate::container::mounts::{Nodes, Sources, Tree};
-use crate::container::{Spec, Wiring, mounts};
+use crate::container::{Spec, Wiring, mounts, rlimits};
 use crate::init::{self, Start};
 use crate::ipc::{Conn, Failure, FromLaunch, ToLaunch};
 use crate::manifest::{Mount, Network};
@@ -69,8 +69,8 @@ fn prepare() -> Result<(), Failure> {
     // Keeper protects itself from the OOM killer; the container must not inherit that. Written while /proc is the host's (CVE-2019-19921).
     std::fs::write("/proc/self/oom_score_adj", "0").or_fail(|| "set oom_score_adj")?;
     match limits::join_new_keyring() {
-        // Without keyrings in the kernel, there is none to share with the host.
-        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        // Without keyrings in the kernel, there is none to share with the host; a filter around us that refuses them to us does so to the container.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
         other => other.or_fail(|| "leave the session keyring"),
     }
 }
@@ -90,7 +90,12 @@ fn start(conn: &Conn, spec: Spec, wiring: &Wiring, fds: Vec<OwnedFd>) -> Result<
     let files = files::make(rootfs::scratch(wiring)?.as_fd(), &spec.files, &wiring.secrets)?;
     let root = rootfs::mount(&spec, wiring)?;
     let group = wiring.layout.group(&wiring.group);
-    let missing = group.create(&spec.resources).map_err(cgroup_failure)?;
+    let out_of_reach = rlimits::out_of_reach(&spec.rlimits)?;
+    if spec.resources.required && !out_of_reach.is_empty() {
+        return Err(cgroup_failure(cgroup::Error::Required(out_of_reach)));
+    }
+    let mut missing = group.create(&spec.resources).map_err(cgroup_failure)?;
+    missing.extend(out_of_reach);
     let sources = Sources { nodes, binds, groups: views(wiring)?, files };
     let own_network = spec.network == Network::None;
     let (cloned, born) = clone_pid1(&group, own_network)?;

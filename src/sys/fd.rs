@@ -36,17 +36,13 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Marks every descriptor from `first` up close-on-exec (`close_range(2)`, the flag from Linux 5.11), or, where the
-/// kernel lacks it, walks `/proc/self/fd`. A descriptor to a host directory that survives into the
+/// kernel lacks it or a filter around us refuses it, walks `/proc/self/fd`. A descriptor to a host directory that survives into the
 /// container is CVE-2024-21626.
 pub fn cloexec_from(first: RawFd) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: only flags of descriptors change, and only in the direction of closing them at exec.
     let ret = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
-    match super::cvt(ret) {
-        Ok(_) => Ok(()),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => cloexec_by_proc(first),
-        Err(e) => Err(e),
-    }
+    if ret == -1 { cloexec_by_proc(first) } else { Ok(()) }
 }
 
 fn cloexec_by_proc(first: RawFd) -> io::Result<()> {

@@ -11,6 +11,14 @@ pub fn set(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     super::cvt(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), std::ptr::null_mut::<u64>()) }).map(|_| ())
 }
 
+/// The soft and the hard limit of this process; `u64::MAX` is unlimited.
+pub fn get(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = [0u64; 2];
+    // SAFETY: prlimit64 writes two 64 bit numbers on every architecture; no new limit is given.
+    super::cvt(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<u64>(), limit.as_mut_ptr()) })?;
+    Ok((limit[0], limit[1]))
+}
+
 /// Leaves the session keyring for a new, empty, nameless one.
 ///
 /// # Errors

@@ -3,17 +3,28 @@
 use crate::stand::{Host, args, descriptors, failure, shell, within};
 use std::fs;
 use wherry::container::Spec;
-use wherry::manifest::Mount;
+use wherry::manifest::{Mount, Rlimit, RlimitKind};
 use wherry::protocol::Reason;
 use wherry::sys::process::Ended;
 
 /// Makes the kernel answer `errno` to one system call, for what `body` starts: a filter of this thread, which its children inherit.
 fn without(call: nix::libc::c_long, errno: i32, body: impl FnOnce() + Send + 'static) {
+    without_where(call, (0, 0), errno, body);
+}
+
+/// The same only where the low half of an argument has one of these bits; of no argument if there are none.
+fn without_where(call: nix::libc::c_long, (argument, bits): (u32, u32), errno: i32, body: impl FnOnce() + Send + 'static) {
     let instruction = |code: u16, jump: [u8; 2], k: u32| [&code.to_ne_bytes()[..], &jump, &k.to_ne_bytes()].concat();
+    let test = match bits {
+        0 => Vec::new(),
+        // Load the argument; if no bit is set, skip the error.
+        _ => [instruction(0x20, [0, 0], 16 + 8 * argument), instruction(0x45, [0, 1], bits)].concat(),
+    };
     let program = [
         // Load the number; if it is the one, answer the error; else allow (seccomp(2)).
         instruction(0x20, [0, 0], 0),
-        instruction(0x15, [0, 1], call as u32),
+        instruction(0x15, [0, if bits == 0 { 1 } else { 3 }], call as u32),
+        test,
         instruction(0x06, [0, 0], 0x0005_0000 | errno as u32),
         instruction(0x06, [0, 0], 0x7fff_0000),
     ]
@@ -47,19 +58,31 @@ fn whole_container() {
     assert!(out.lines().any(|l| l.starts_with("overlay / overlay ro,")), "{out}");
 }
 
+/// Every call that some supported kernel lacks, with what such a kernel answers, and with what an old filter around us does (EPERM).
 #[test]
-fn a_container_is_the_same_without_mount_setattr() {
-    without(nix::libc::SYS_mount_setattr, nix::libc::ENOSYS, whole_container);
-}
-
-#[test]
-fn a_container_is_the_same_without_close_range() {
-    without(nix::libc::SYS_close_range, nix::libc::ENOSYS, whole_container);
-}
-
-#[test]
-fn a_container_is_the_same_without_keyrings() {
-    without(nix::libc::SYS_keyctl, nix::libc::ENOSYS, whole_container);
+fn a_container_is_the_same_without_what_newer_kernels_have() {
+    use nix::libc::{E2BIG, EINVAL, ENOSYS, EPERM, SYS_clone3, SYS_close_range, SYS_keyctl, SYS_mount_setattr};
+    const ANY: (u32, u32) = (0, 0);
+    for (call, argument, errno) in [
+        (SYS_mount_setattr, ANY, ENOSYS),
+        (SYS_mount_setattr, ANY, EPERM),
+        (SYS_close_range, ANY, ENOSYS),
+        (SYS_close_range, ANY, EPERM),
+        // CLOSE_RANGE_CLOEXEC, Linux 5.11.
+        (SYS_close_range, (2, 4), EINVAL),
+        (SYS_keyctl, ANY, ENOSYS),
+        (SYS_keyctl, ANY, EPERM),
+        // The size with the field for CLONE_INTO_CGROUP, Linux 5.7: 88, where 64 was known before.
+        (SYS_clone3, (1, 24), E2BIG),
+        (nix::libc::SYS_statx, ANY, ENOSYS),
+        (nix::libc::SYS_copy_file_range, ANY, ENOSYS),
+        (nix::libc::SYS_copy_file_range, ANY, EPERM),
+        (nix::libc::SYS_sendfile, ANY, ENOSYS),
+        (nix::libc::SYS_faccessat2, ANY, ENOSYS),
+    ] {
+        println!("without call {call} {argument:?}: {errno}");
+        without_where(call, argument, errno, whole_container);
+    }
 }
 
 #[test]
@@ -78,6 +101,39 @@ fn a_kernel_without_what_cannot_be_replaced_is_told_so() {
             assert!(f.reason == Reason::NoFeature && f.message.contains("Linux 5.10"), "{}", f.message);
         });
     }
+}
+
+/// As where a service manager, or a container around Wherry, took it away.
+fn without_sys_resource(body: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        wherry::sys::caps::drop_bounding(24).unwrap();
+        body();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_limit_above_our_own_is_set_as_high_as_may_be_and_told_unless_required() {
+    without_sys_resource(|| {
+        let host = Host::new();
+        let (_, own) = wherry::sys::limits::get(nix::libc::RLIMIT_NOFILE as u32).unwrap();
+        let rlimits = vec![Rlimit { kind: RlimitKind::Nofile, soft: own + 1, hard: own + 1 }];
+        let wanted = Spec { rlimits, ..shell("ulimit -n; ulimit -Hn; echo ready; exec sleep 60") };
+        let mut c = host.start(&wanted).unwrap();
+        c.expect("ready");
+        assert_eq!(c.seen, format!("{own}\n{own}\nready\n"));
+        let told = &c.missing.iter().find(|(what, _)| what == "rlimits.nofile").expect("it is told").1;
+        assert!(told.starts_with(&own.to_string()) && told.contains("CAP_SYS_RESOURCE"), "{told}");
+        let (ended, out) = c.exec(&wanted, args(&["sh", "-c", "ulimit -Hn"])).unwrap();
+        assert_eq!((ended, out), (Ended::Code(0), format!("{own}\n")));
+        drop(c);
+        let mut required = wanted;
+        required.resources.required = true;
+        let f = failure(Host::new().start(&required));
+        assert!(f.reason == Reason::NoFeature && f.message.contains("rlimits.nofile"), "{}", f.message);
+    });
 }
 
 #[test]
