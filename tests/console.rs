@@ -34,6 +34,15 @@ fn traces(device: &Device) -> (Vec<i32>, usize, usize) {
     (device.tasks("web"), fs::read_dir(format!("/proc/{}/fd", device.keeper())).unwrap().count(), terminals)
 }
 
+/// The same once the start is wholly over: its launch and who asked for it leave keeper a moment later.
+fn at_rest(device: &Device) -> (Vec<i32>, usize, usize) {
+    eventually("keeper is at rest", || {
+        let first = traces(device);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        (traces(device) == first).then_some(first)
+    })
+}
+
 /// A child, killed at the end.
 struct Ended(Child);
 
@@ -141,7 +150,7 @@ fn without_i_standard_input_stays_the_callers() {
 fn the_keys_leave_a_program_that_runs_on() {
     let device = running(sleeper());
     for (options, keys) in [(&["exec", "-it"][..], &b"\x10\x11"[..]), (&["exec", "-it", "--detach-keys", "ctrl-],x"], b"\x1dx")] {
-        let before = traces(&device);
+        let before = at_rest(&device);
         // More than a terminal holds: it would wait for ever if nobody read.
         let script = "echo ready; while [ ! -e /tmp/end ]; do seq 1 2000; echo again >>/tmp/again; done; rm /tmp/end /tmp/again";
         let mut person = Person::types(&device, &[options, &["web", "sh", "-c", script]].concat());
@@ -161,7 +170,7 @@ fn the_keys_leave_a_program_that_runs_on() {
 #[test]
 fn a_client_that_goes_leaves_nothing_of_its_program() {
     let device = running(sleeper());
-    let before = traces(&device);
+    let before = at_rest(&device);
     let stubborn = "trap '' HUP TERM INT; sleep 100000 & sleep 100001 & echo ready; while :; do sleep 0.1; done";
     let gone = |how: &str| {
         let left = || format!("{how}: {:?} and not {before:?}", traces(&device));
@@ -187,7 +196,7 @@ fn a_client_that_goes_leaves_nothing_of_its_program() {
 #[test]
 fn a_detached_program_runs_without_its_caller() {
     let device = running(sleeper());
-    let before = traces(&device);
+    let before = at_rest(&device);
     device.ok(&["exec", "-d", "web", "sh", "-c", "echo nobody sees this; read word; sleep 0.5; touch /tmp/done; exec sleep 100000"]);
     eventually("it has run on", || (device.wherry(&["exec", "web", "ls", "/tmp/done"]).code == 0).then_some(()));
     let own = |pid: &i32| !before.0.contains(pid);
