@@ -11,7 +11,7 @@
 //! | [`agent`] | child of keeper | own user, no capabilities, system call filter | MQTT, HTTP and TLS; ferries bytes, decides nothing |
 //! | [`stage`] | per image | root, no network | brings one image into the store; may block, so keeper does not |
 //! | [`hash`] | per blob | own user; may read, write, exit | the digest; parses nothing, so no parser vouches for its own input |
-//! | [`unpack`] | per layer | own user, pid, net and mount namespaces, caged in the staging directory | decompresses and unpacks |
+//! | [`unpack`] | per layer, or per downloaded archive | own user, pid, net and mount namespaces, caged in the staging directory | decompresses and unpacks |
 //! | [`finish`] | inside stage, once unpack is dead | root | whiteouts, opaque marks, the rename that makes a layer |
 //! | [`launch`] | per start | root, own mount namespace | mounts and clones pid 1 as keeper's child, then is gone |
 //! | [`init`] | pid 1 of a container | the container's, less | reaps, forwards signals, carries the bytes of a console, writes the exit record |

@@ -14,7 +14,7 @@ mod calls;
 #[path = "cage/liar.rs"]
 mod liar;
 
-use bench::{Bench, Layout, answer};
+use bench::{Bench, Layout, answer_to};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::ffi::CString;
@@ -26,7 +26,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
-use wherry::image::{Record, Source};
+use wherry::image::{Digest, Form, Record, Source};
 use wherry::ipc::{Conn, StageJob, ToStage};
 use wherry::protocol::Reason;
 use wherry::sys::process::{Spawn, reap, spawn};
@@ -81,6 +81,10 @@ fn outside(words: &str) -> ExitCode {
 }
 
 fn start(bench: &Bench, source: Source, change: impl FnOnce(&mut StageJob)) -> Result<Record, (Reason, String)> {
+    start_with(bench, source, b"", change)
+}
+
+fn start_with(bench: &Bench, source: Source, download: &[u8], change: impl FnOnce(&mut StageJob)) -> Result<Record, (Reason, String)> {
     let mut job = bench.job(&bench.data(), source);
     (job.max_bytes, job.max_inodes) = (1 << 20, 100);
     change(&mut job);
@@ -89,7 +93,7 @@ fn start(bench: &Bench, source: Source, change: impl FnOnce(&mut StageJob)) -> R
     let argv = [CString::from(c"wherry"), CString::from(c"stage")];
     let child = spawn(&Spawn { exe: exe.as_fd(), argv: &argv, env: &[], fds: &[theirs.as_fd()], flags: 0 }).unwrap();
     ours.send(&ToStage::Pull(job)).unwrap();
-    let result = answer(&ours);
+    let result = answer_to(&ours, download);
     reap(child.pid).unwrap();
     result
 }
@@ -204,6 +208,23 @@ fn lies_to_stage_are_found_out() {
     ] {
         let found = caged(&bench, &format!("cage lie {lie}"));
         assert!(words.split(" or ").any(|w| found.contains(w)), "{lie}: {found}");
+    }
+    // The same of an archive that comes in one pass, of which unpack has more to tell.
+    for (lie, words) in [
+        ("too-many-marks", "unpack reports more than it may"),
+        ("too-many-layers", "unpack reports more than it may"),
+        ("too-long-documents", "unpack reports more than it may"),
+        ("too-many-documents", "unpack reports more than it may"),
+        ("layer-that-is-not-there", "unpack has left no layer 0"),
+        ("layer-that-is-a-link", "unpack has left no layer 0"),
+        ("layer-behind-a-link", "entry s is an opaque directory in something that is not a directory"),
+        ("success", "there is no index.json"),
+    ] {
+        let order = format!("cage lie {lie}");
+        let pinned = |job: &mut StageJob| job.digest = Some(Digest::of(order.as_bytes()));
+        let (_, message) = start_with(&bench, bench::download(Form::OciArchive), order.as_bytes(), pinned).expect_err(lie);
+        assert!(message.contains(words), "{lie}: {message}");
+        bench.store_is_empty();
     }
 }
 

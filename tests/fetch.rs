@@ -1,7 +1,7 @@
 //! Images from the network: real HTTP and TLS over loopback, from servers that do as they should and that do not. What runs at the end is the image,
 //! whatever the connection did; what is refused leaves nothing.
 //!
-//! Needs what `keeper.rs` needs, openssl, and, to count bytes on flash, e2fsprogs and loop devices.
+//! Needs what `keeper.rs` needs, openssl, skopeo, and, to count bytes on flash, e2fsprogs and loop devices.
 
 mod harness;
 
@@ -386,6 +386,78 @@ fn slow(file: &[u8]) -> (Server, Arc<Mutex<Vec<Duration>>>) {
 }
 
 #[test]
+fn what_holds_a_download_up_is_told_and_shown() {
+    let file = image();
+    let digest = Digest::of(&file);
+    let (slow, _) = slow(&file);
+    let busy = Server::plain(|_, line| write!(line, "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n"));
+    let device = device();
+    let sha = device.publish(&manifest("busy", from(&busy.url("http", "/x"), digest, json!({}))));
+    let told = eventually("the server's answer is told", || device.acks(&sha).into_iter().find(|a| a["detail"]["message"].is_string()));
+    assert!(told["state"] == "fetching" && told["reason"].is_null(), "{told}");
+    let waits = |app: &str| device.json(&["info", app])["waits"].as_str().unwrap_or_default().to_owned();
+    for text in [told["detail"]["message"].as_str().unwrap(), &waits("busy")] {
+        assert!(text.contains("503") && text.contains(&busy.url("http", "/x")) && text.contains("tried again"), "{text}");
+    }
+    // Two downloads at a time: this one begins, the next has to wait.
+    for app in ["slow", "next"] {
+        let sha = device.publish(&manifest(app, from(&slow.url("http", "/slow"), Digest::of(app.as_bytes()), json!({}))));
+        device.ack(&sha, "accepted");
+    }
+    eventually("the second download has begun", || (slow.asked().len() == 1).then_some(()));
+    eventually("the third one waits", || waits("next").contains("other images").then_some(()));
+    assert_eq!(waits("slow"), "");
+}
+
+#[test]
+fn a_person_runs_an_image_from_the_network_without_any_broker() {
+    let file = image();
+    let digest = Digest::of(&file).to_string();
+    let server = Server::plain(move |asked, line| match asked.nth {
+        0 => write!(line, "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n"),
+        _ => server::serve(&file, asked, line),
+    });
+    let mut device = Device::prepared(json!({"brokers": []}));
+    device.start();
+    let url = server.url("http", "/image.tar.gz");
+    let ran = device.wherry(&["run", "--rm", "--digest", &digest, "--type", "rootfs", &url, "/bin/echo", "hello"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "hello\n"), "{}", ran.err);
+    assert!(ran.err.contains("503") && ran.err.contains("tried again"), "{}", ran.err);
+    let (code, error) = device.fails(&["run", &url]);
+    assert!(code == 125 && error.contains("--digest"), "{code} {error}");
+}
+
+// ---- archives ----
+
+#[test]
+fn archives_of_images_run_as_their_configuration_says_although_the_connection_broke() {
+    let device = device();
+    for kind in ["oci-archive", "docker-archive"] {
+        let path = device.dir.join(kind);
+        let (from_layout, to) = (harness::image::layout("config"), format!("{kind}:{}:app:v1", path.display()));
+        run("skopeo", &["--insecure-policy", "copy", "-q", &from_layout, &to]);
+        let file = fs::read(&path).unwrap();
+        let digest = Digest::of(&file).to_string();
+        let server = Server::plain(move |asked, line| match asked.nth {
+            0 => server::begin(&file, file.len() / 2, "ETag: \"v1\"\r\n", line),
+            _ => server::serve(&file, asked, line),
+        });
+        let image = json!({"ref": server.url("http", "/image.tar"), "type": kind, "digest": digest});
+        for app in [kind, "again"] {
+            device.deploy(&manifest(app, json!({"image": image})));
+            assert!(device.says(app, "ready").contains("args=from-image\nfrom_image=yes"), "{kind}");
+        }
+        assert_eq!(server.asked().len(), 2, "what is there is not downloaded again");
+        for app in [kind, "again"] {
+            device.ack(&device.publish(&json!({"wherry": 1, "app": app, "remove": true})), "removed");
+        }
+        is_empty(&device);
+    }
+}
+
+// ---- beside everything else: nobody waits ----
+
+#[test]
 fn a_slow_download_holds_nobody_up_and_ends_when_nobody_wants_it_any_more() {
     let file = image();
     let (slow, gone) = slow(&file);
@@ -430,6 +502,28 @@ fn a_download_whose_agent_or_keeper_is_killed_is_begun_anew() {
     assert_eq!(server.asked().len(), 3);
     assert!(server.asked().iter().all(|a| a.from.is_none()), "what a dead agent had written is nobody's to go on from");
     device.running("web");
+}
+
+#[test]
+fn a_promised_unpacked_size_may_be_exact_although_the_file_is_larger() {
+    let mut archive = tar::Builder::new(Vec::new());
+    let content = vec![7; 3000];
+    for n in 0..2000 {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, format!("f{n}"), &content[..]).unwrap();
+    }
+    let file = archive.into_inner().unwrap();
+    let (digest, unpacked) = (Digest::of(&file), 2000 * content.len());
+    assert!(file.len() > unpacked);
+    let server = Server::plain(move |asked, line| server::serve(&file, asked, line));
+    let device = device();
+    // It has no program to run: what counts is that it gets so far.
+    for (unpacked, reason) in [(unpacked - 1, "no_space"), (unpacked, "exec")] {
+        let image = json!({"ref": server.url("http", "/x"), "type": "rootfs", "digest": digest.to_string(), "unpacked": unpacked});
+        device.refused(&device.publish(&manifest("web", with(sleeper(), json!({"image": image})))), "failed", reason);
+    }
 }
 
 #[test]

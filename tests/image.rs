@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 use tarball::{Entry, tar};
 use wherry::image::store::Store;
-use wherry::image::{Digest, Source};
+use wherry::image::{Digest, Form, Source};
 use wherry::ipc::{FromStage, StageJob};
 use wherry::protocol::Reason;
 
@@ -84,14 +84,23 @@ fn an_image_of_several_layers_looks_as_umoci_unpacks_it_in_every_form_and_compre
     run("skopeo", &["--insecure-policy", "copy", "-q", &from, &format!("docker-archive:{docker_tar}:app:v1")], bench.dir());
     let forms = [
         ("oci", oci(&layout, "v1")),
-        ("oci-archive", Source::OciArchive { path: oci_tar, tag: Some("v1".into()) }),
-        ("docker-archive", Source::DockerArchive { path: docker_tar, name: Some("app:v1".into()) }),
+        ("oci-archive", Source::OciArchive { path: oci_tar.clone(), tag: Some("v1".into()) }),
+        ("docker-archive", Source::DockerArchive { path: docker_tar.clone(), name: Some("app:v1".into()) }),
         ("zstd", oci(&bench.recompressed(&layout, "zstd"), "v1")),
         ("none", oci(&bench.recompressed(&layout, "cat"), "v1")),
     ];
-    for (form, source) in forms {
-        let data = bench.dir().join(format!("data-{form}"));
-        let record = bench.stage_in(&data, source, |_| {}).unwrap_or_else(|f| panic!("{form}: {f:?}"));
+    let zipped = bench.piped("oci.tar.gz", &fs::read(&oci_tar).unwrap(), "gzip");
+    let downloads = [
+        ("http-oci-archive", Form::OciArchive, oci_tar.clone()),
+        ("http-docker-archive", Form::DockerArchive, docker_tar.clone()),
+        ("http-oci-archive-gz", Form::OciArchive, zipped),
+    ];
+    let data = |form: &str| bench.dir().join(format!("data-{form}"));
+    let local = forms.map(|(form, source)| (form, bench.stage_in(&data(form), source, |_| {})));
+    let remote = downloads.map(|(form, kind, path)| (form, bench.fetch_in(&data(form), kind, &fs::read(path).unwrap(), |_| {})));
+    for (form, answer) in local.into_iter().chain(remote) {
+        let data = data(form);
+        let record = answer.unwrap_or_else(|f| panic!("{form}: {f:?}"));
         assert_eq!(record.layers.len(), 3, "{form}");
         assert_eq!(
             (&record.config.entrypoint[..], &record.config.env[..]),
@@ -168,8 +177,12 @@ fn docker_save_archives_old_and_new_are_read() {
         assert_eq!(record.digest, Digest::of(&config), "the configuration's digest is the image's");
         // The bottom layer comes again on top: only that one is kept, and its file shows in spite of the whiteout below.
         assert_eq!(record.layers, [Digest::of(&b), Digest::of(&a)]);
-        let files = overlay(&data, &Store::open(&data).unwrap().layer_dirs(&record), bench::names);
-        assert_eq!(files, BTreeSet::from(["a".into(), "b".into()]));
+        let fetched = bench.fetch_in(&data, Form::DockerArchive, &bytes, |_| {}).unwrap();
+        assert_eq!((fetched.layers.len(), &fetched.config), (2, &record.config), "in one pass");
+        for record in [&record, &fetched] {
+            let files = overlay(&data, &Store::open(&data).unwrap().layer_dirs(record), bench::names);
+            assert_eq!(files, BTreeSet::from(["a".into(), "b".into()]));
+        }
     }
 }
 
@@ -419,6 +432,119 @@ fn what_is_missing_or_for_another_machine_is_said_by_name() {
     }
 }
 
+// ---- archives that come in one pass ----
+
+/// An archive of an image with these layers.
+fn archive_of(bench: &Bench, layers: &[Vec<u8>]) -> Vec<u8> {
+    let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    bench.packed(&Layout::new(bench, &layers).write(&format!("layout-{}", Digest::of(&layers.concat()).hex())))
+}
+
+#[test]
+fn a_layer_of_an_archive_from_the_network_is_shared_with_no_other_image() {
+    let bench = Bench::new("one-pass-shared");
+    let layer = tar(&[Entry::file("f", b"f")]);
+    let archive = archive_of(&bench, std::slice::from_ref(&layer));
+    let file = Digest::of(&archive);
+    let local = bench.stage(Source::OciArchive { path: bench.file("a.tar", &archive), tag: None }, |_| {}).unwrap();
+    let fetched = bench.fetch(Form::OciArchive, &archive, |_| {}).unwrap();
+    let as_files = bench.fetch(Form::Rootfs, &archive, |_| {}).unwrap();
+    // Nobody but unpack has said which bytes of the archive are this layer: its name promises nothing to others.
+    assert_eq!(local.layers, [Digest::of(&layer)]);
+    let name = format!("blobs/sha256/{}", Digest::of(&layer).hex());
+    assert_eq!((fetched.digest, &fetched.layers[..]), (file.part(b"oci-archive"), &[file.part(name.as_bytes())][..]));
+    assert_eq!((as_files.digest, &as_files.layers[..]), (file, &[file][..]), "the same file as a root file system is another image");
+    for record in [&local, &fetched, &as_files] {
+        assert_eq!(bench.store().record(&record.digest).unwrap().as_ref(), Some(record));
+    }
+    assert_eq!(bench.fetch(Form::OciArchive, b"what is there already is not read", |j| j.digest = Some(file)).unwrap(), fetched);
+    bench.store().collect_garbage(&[fetched.digest]).unwrap();
+    assert_eq!(overlay(&bench.data(), &bench.store().layer_dirs(&fetched), bench::names), BTreeSet::from(["f".into()]));
+}
+
+#[test]
+fn two_names_of_one_layer_in_an_archive_from_the_network_are_one_layer() {
+    let bench = Bench::new("one-pass-twice");
+    let (one, other) = (tar(&[Entry::file("f", b"1")]), tar(&[Entry::file("f", b"2")]));
+    let layout = Layout::new(&bench, &[&one, &other]).write("layout");
+    let blob = |bytes: &[u8]| format!("{layout}/blobs/sha256/{}", Digest::of(bytes).hex());
+    fs::remove_file(blob(&other)).unwrap();
+    std::os::unix::fs::symlink(Digest::of(&one).hex(), blob(&other)).unwrap();
+    let record = bench.fetch(Form::OciArchive, &bench.packed(&layout), |_| {}).unwrap();
+    assert_eq!(record.layers.len(), 1, "overlay refuses a directory that comes twice");
+}
+
+#[test]
+fn nothing_in_an_archive_from_the_network_counts_unless_all_of_it_is_the_wanted_file() {
+    let bench = Bench::new("one-pass-digest");
+    let good = archive_of(&bench, &[tar(&[Entry::file("f", b"f")])]);
+    let evil = archive_of(&bench, &[tar(&[Entry::file("f", b"evil")])]);
+    let hostile = archive_of(&bench, &[tar(&[Entry::file("../f", b"evil")])]);
+    let longer = [&good[..], &[0; 512]].concat();
+    for (what, bytes) in
+        [("other", &evil[..]), ("hostile", &hostile), ("longer", &longer), ("cut", &good[..good.len() - 700]), ("text", b"no")]
+    {
+        let (reason, message) = bench.fetch(Form::OciArchive, bytes, |j| j.digest = Some(Digest::of(&good))).expect_err(what);
+        assert_eq!(reason, Reason::DigestMismatch, "{what}: {message}");
+        assert!(message.contains(&Digest::of(&good).to_string()) && message.contains(&Digest::of(bytes).to_string()), "{what}: {message}");
+        bench.store_is_empty();
+    }
+}
+
+#[test]
+fn archives_from_the_network_that_are_no_good_image_are_refused_in_words() {
+    let bench = Bench::new("one-pass-refused");
+    let layer = tar(&[Entry::file("f", b"f")]);
+    let big = vec![7; 300_000];
+    let two = [tar(&[Entry::file("one", &big)]), tar(&[Entry::file("two", &big)])];
+    let files: Vec<Entry> = (0..60).map(|n| Entry::file(&format!("f{n}"), b"")).collect();
+    let blob = format!("blobs/sha256/{}", Digest::of(&layer).hex());
+    let without = |name: &str| {
+        let layout = Layout::new(&bench, &[&layer]).write(&format!("without-{}", name.len()));
+        fs::remove_file(format!("{layout}/{name}")).unwrap();
+        bench.packed(&layout)
+    };
+    let changed = |name: &str, bytes: &[u8]| {
+        let layout = Layout::new(&bench, &[&layer]);
+        let dir = layout.write(&format!("changed-{}", bytes.len()));
+        fs::write(format!("{dir}/{}", name.replace("CONFIG", &layout.config.hex())), bytes).unwrap();
+        bench.packed(&dir)
+    };
+    let other = tar(&[Entry::file("another layer", b"f")]);
+    let several = {
+        let dir = Layout::new(&bench, &[&layer]).write("several");
+        let index = |d: &str| serde_json::from_slice::<serde_json::Value>(&fs::read(format!("{d}/index.json")).unwrap()).unwrap();
+        let mut all = index(&dir);
+        all["manifests"][1] = index(&Layout::new(&bench, &[&other]).write("several-other"))["manifests"][0].clone();
+        fs::write(format!("{dir}/index.json"), all.to_string()).unwrap();
+        bench.packed(&dir)
+    };
+    let chatter: Vec<Entry> = (0..9).map(|n| Entry::file(&format!("{n}.json"), &[b"{".repeat(1 << 19), vec![n]].concat())).collect();
+    let foreign = bench.packed(&Layout::for_machine(&bench, &[&layer], "s390x").write("foreign"));
+    let linked = tar(&[Entry::symlink("index.json", "a"), Entry::symlink("a", "index.json")]);
+    for (what, bytes, reason, word) in [
+        ("bytes of all layers", archive_of(&bench, &two), Reason::NoSpace, "unpacks to more than"),
+        ("files", archive_of(&bench, &[tar(&files)]), Reason::NoInodes, "more than 50 files"),
+        ("no index", without("index.json"), Reason::ImageMissing, "index.json"),
+        ("no layer", without(&blob), Reason::ImageMissing, "no layer"),
+        ("short layer", changed(&blob, &layer[..layer.len() - 512]), Reason::DigestMismatch, "descriptor says"),
+        ("other configuration", changed("blobs/sha256/CONFIG", b"{}"), Reason::DigestMismatch, "descriptor says"),
+        ("several images", several, Reason::ImageMissing, "just one image"),
+        ("documents", tar(&chatter), Reason::Unsupported, "JSON documents"),
+        ("another machine", foreign, Reason::Unsupported, "s390x"),
+        ("links in a circle", linked, Reason::ImageMissing, "index.json"),
+        ("a root file system", layer.clone(), Reason::ImageMissing, "index.json"),
+        ("no archive", b"<html>".to_vec(), Reason::HostileArchive, "cut short"),
+    ] {
+        let most = if what == "documents" { 16 << 20 } else { 500_000 };
+        let limit = |j: &mut StageJob| (j.max_bytes, j.max_inodes) = (most, 50);
+        let (found, message) = bench.fetch(Form::OciArchive, &bytes, limit).expect_err(what);
+        assert_eq!(found, reason, "{what}: {message}");
+        assert!(message.contains(word), "{what}: {message}");
+        bench.store_is_empty();
+    }
+}
+
 // ---- trouble on the way ----
 
 #[test]
@@ -522,18 +648,24 @@ fn installing_writes_little_more_than_the_unpacked_image() {
     let files: Vec<Entry> =
         fs::read(bench.dir().join("noise")).unwrap().chunks(60_000).enumerate().map(|(n, c)| Entry::file(&format!("d/f{n}"), c)).collect();
     let layout = Layout::new(&bench, &[&tar(&files)]).write("layout");
+    let archive = bench.packed(&layout);
     run("sh", &["-c", "truncate -s 96M disk; mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 disk"], bench.dir());
     let written = in_mount_namespace(|| {
         fs::create_dir_all(bench.data()).unwrap();
         run("mount", &["-o", "loop", "disk", "data"], bench.dir());
-        let before = bench::sectors_written(&bench.data());
-        let record = bench.stage(oci(&layout, "t"), |_| {}).unwrap();
-        assert_eq!(record.unpacked, 24_000_000);
-        run("sync", &["-f", "data"], bench.dir());
-        let after = bench::sectors_written(&bench.data());
+        let count = |bring_in: &dyn Fn() -> bench::Answer| {
+            let before = bench::sectors_written(&bench.data());
+            assert_eq!(bring_in().unwrap().unpacked, 24_000_000);
+            run("sync", &["-f", "data"], bench.dir());
+            (bench::sectors_written(&bench.data()) - before) * 512
+        };
+        let local = count(&|| bench.stage(oci(&layout, "t"), |_| {}));
+        let fetched = count(&|| bench.fetch(Form::OciArchive, &archive, |_| {}));
         run("umount", &["data"], bench.dir());
-        (after - before) * 512
+        [("from a directory", local), ("from the network", fetched)]
     });
-    assert!(written >= 24_000_000, "counted too little: {written}");
-    assert!(written <= 26_400_000, "{written} bytes were written for 24000000");
+    for (what, written) in written {
+        assert!(written >= 24_000_000, "{what}: counted too little: {written}");
+        assert!(written <= 26_400_000, "{what}: {written} bytes were written for 24000000");
+    }
 }

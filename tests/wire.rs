@@ -63,6 +63,8 @@ fn acks_are_written_as_the_contract_says() {
         uptime_s: 3605,
     };
     assert_eq!(ack, made);
+    let waits: Ack = check("ack_fetching_waits");
+    assert!(waits.reason.is_none() && waits.detail.unwrap().message.unwrap().contains("tried again"));
     let rejected: Ack = check("ack_rejected");
     assert_eq!((rejected.state, rejected.reason, rejected.seq), (State::Rejected, Some(Reason::BadValue), None));
     assert_eq!(rejected.detail.unwrap().further[0].reason, Reason::Unsupported);

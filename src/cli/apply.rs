@@ -88,7 +88,7 @@ impl Steps {
     pub fn show(&mut self, ack: &Ack) -> Result<(), Error> {
         // The last word on a failure is the error itself.
         let failure = matches!(ack.state, State::Failed | State::Rejected);
-        let news = self.last.replace(ack.state) != Some(ack.state);
+        let news = self.last.replace(ack.state) != Some(ack.state) || ack.message().is_some();
         let text = match () {
             () if self.json => format!("{}\n", step(ack)),
             () if failure => return Ok(()),

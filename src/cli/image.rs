@@ -13,6 +13,9 @@ const SCHEMES: [&str; 5] = ["oci:", "oci-archive:", "docker-archive:", "rootfs:"
 
 /// The reference for a word of the command line; relative paths become absolute, since keeper has another working directory.
 pub fn reference(word: &str) -> Result<String, Error> {
+    if is_url(word) {
+        return Ok(word.to_owned());
+    }
     if let Some(scheme) = SCHEMES.iter().find(|s| word.starts_with(**s)) {
         return Ok(format!("{scheme}{}", absolute(&word[scheme.len()..])?));
     }
@@ -33,6 +36,11 @@ pub fn reference(word: &str) -> Result<String, Error> {
         );
     }
     Ok(format!("{scheme}:{text}"))
+}
+
+/// A file on a web server.
+pub fn is_url(word: &str) -> bool {
+    ["https://", "http://"].iter().any(|scheme| word.starts_with(scheme))
 }
 
 fn absolute(path: &str) -> Result<String, Error> {
@@ -117,6 +125,7 @@ fn is_root_directory(name: &[u8]) -> bool {
 pub fn base_name(reference: &str) -> String {
     const LONGEST: usize = 24;
     let path = SCHEMES.iter().find_map(|s| reference.strip_prefix(s)).unwrap_or(reference);
+    let path = if is_url(path) { path.split('?').next().unwrap_or_default() } else { path };
     let last = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
     let stem = last.split([':', '.']).next().unwrap_or_default().to_ascii_lowercase();
     let plain: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(LONGEST).collect();
@@ -134,6 +143,7 @@ mod tests {
             ("oci:/srv/images/nginx:1.27", "nginx"),
             ("rootfs:/srv/alpine-3.20.tar.gz", "alpine-3"),
             ("oci-archive:/a/My_App.tar", "my-app"),
+            ("https://images.example:8443/v1/web.tar.gz?key=1/2", "web"),
             ("oci:/", "app"),
             ("rootfs:/x/-.tar", "app"),
             ("rootfs:/x/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.tar", "aaaaaaaaaaaaaaaaaaaaaaaa"),

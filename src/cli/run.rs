@@ -7,7 +7,7 @@ use super::client::{Client, unexpected};
 use super::keys::Keys;
 use super::list::{ended, exit_code};
 use super::{exec, image, print, terminal};
-use crate::exit::{Code, Error, note};
+use crate::exit::{Code, Error, note, visible};
 use crate::ipc::{Ack, Reply, Request, Scope};
 use crate::manifest::Name;
 use crate::protocol::{Reason, State};
@@ -39,6 +39,10 @@ pub fn run(call: &Call) -> Result<u8, Error> {
         Some(word) => name(&word)?,
         None => unused_name(&image)?,
     };
+    if image::is_url(&image) && !(call.has("digest") && call.has("type")) {
+        return Err(Error::usage(format!("cannot run {image}: an image from the network needs --digest and --type"))
+            .hint("`sha256sum FILE` prints the digest; put sha256: before it"));
+    }
     let document = manifest(call, &app, &image)?;
     if call.has("print-manifest") {
         print::line(&format!("{document:#}"))?;
@@ -64,7 +68,13 @@ fn unused_name(image: &str) -> Result<Name, Error> {
 
 fn manifest(call: &Call, app: &Name, image: &str) -> Result<Value, Error> {
     let mut c = Map::new();
-    c.insert("image".into(), json!({"ref": image}));
+    let mut from = Map::from_iter([("ref".to_owned(), image.into())]);
+    for field in ["digest", "type"] {
+        if let Some(word) = call.value(field)? {
+            from.insert(field.into(), word.into());
+        }
+    }
+    c.insert("image".into(), from.into());
     c.insert("restart".into(), json!({"policy": "no"}));
     let argv = call.argv()?;
     if !argv.is_empty() {
@@ -183,7 +193,8 @@ impl Job<'_> {
                         keeper.next()?;
                         break ack;
                     }
-                    Reply::Ack(_) => {}
+                    // What holds a download up; there may be nothing else to see for long.
+                    Reply::Ack(ack) => ack.message().into_iter().for_each(|why| note(&format!("wherry: {}", visible(why)))),
                     _ => return Err(unexpected("run")),
                 },
             }

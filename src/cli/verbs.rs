@@ -101,7 +101,8 @@ pub const VERBS: &[Verb] = &[
         line: "make a manifest for an image, apply it, and show the output until it ends",
         text: "\
 IMAGE-PATH is an OCI layout directory or a tar file on this device (OCI archive, docker archive, or a plain root
-file system), or a reference such as oci:/path:tag. CMD replaces the image's command; its entrypoint stays.
+file system), or a reference such as oci:/path:tag, or the URL of such a file: then --digest says what it must be, and
+--type what it is. CMD replaces the image's command; its entrypoint stays.
 Without --name, the app is called after the image with a random ending. It is never restarted by itself.
 Ctrl-C stops it; with -it, Ctrl-C goes to the program like every key, but for those of --detach-keys: they leave it running.
 The exit code is the program's own, or 128 and the number of the signal that ended it; 125 when wherry failed, 126 when the
@@ -119,6 +120,8 @@ program cannot be run, 127 when it is not there.",
             value(Some('v'), "volume", "SRC:DST[:ro]", "bind the path SRC of the device to DST; a SRC without / is a named volume"),
             value(Some('u'), "user", "USER[:GROUP]", "run as this user of the image"),
             value(Some('w'), "workdir", "DIR", "working directory"),
+            value(None, "digest", "sha256:HEX", "what the image must be; for a URL, of the file"),
+            value(None, "type", "TYPE", "of a URL: rootfs, oci-archive or docker-archive"),
             value(None, "name", "NAME", "name of the app"),
             value(None, "net", "none|host", "network: none (loopback alone), or the device's own"),
             flag(None, "read-only", "no writable layer over the image"),

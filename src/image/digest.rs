@@ -15,6 +15,11 @@ impl Digest {
         h.finish()
     }
 
+    /// The identity of one part of the content that has this digest: no other content has a part of the same identity.
+    pub fn part(&self, name: &[u8]) -> Self {
+        Self::of(&[&self.0[..], name].concat())
+    }
+
     /// The 32 bytes.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0

@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 /// What the store knows of an image that is unpacked and ready. One file each in `images/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The image's identity: of the manifest, of the config (docker-archive), or of the file (plain root file system).
+    /// The image's identity: of the manifest, of the config (docker-archive), or of the file (plain root file system);
+    /// for archives from the network see [`Source::identity`].
     pub digest: Digest,
     /// Bottom layer first; each is a directory `layers/<digest hex>/<shift>` of the store.
     pub layers: Vec<Digest>,

@@ -1,6 +1,6 @@
 //! Image references: where an image comes from, and in which form.
 
-use crate::image::Url;
+use crate::image::{Digest, Url};
 use crate::manifest::forms;
 use crate::protocol::Reason;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,19 @@ pub enum Form {
     Rootfs,
     /// An OCI image layout as one tar file, as in [`Source::OciArchive`].
     OciArchive,
+    /// What `docker save` writes, as in [`Source::DockerArchive`].
+    DockerArchive,
+}
+
+impl Form {
+    /// As the manifest's `type` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Rootfs => "rootfs",
+            Self::OciArchive => "oci-archive",
+            Self::DockerArchive => "docker-archive",
+        }
+    }
 }
 
 impl Source {
@@ -70,6 +83,17 @@ impl Source {
                 Some(path)
             }
             Self::Http { .. } => None,
+        }
+    }
+
+    /// The identity that the image has in the store, where the digest that a document names for it tells. The digest of a downloaded
+    /// archive is that of the file, which as a root file system would be another image.
+    pub fn identity(&self, pinned: Option<Digest>) -> Option<Digest> {
+        match self {
+            Self::Http { form: form @ (Form::OciArchive | Form::DockerArchive), .. } => {
+                pinned.map(|file| file.part(form.word().as_bytes()))
+            }
+            _ => pinned,
         }
     }
 }

@@ -557,7 +557,7 @@ pub struct Ack {
     pub attempt: u32,
     /// Where it is.
     pub state: State,
-    /// Why, for `rejected` and `failed`; all further reasons behind the first.
+    /// Why, for `rejected` and `failed`; all further reasons behind the first. For `fetching`: what holds it up.
     pub refusals: Vec<Refusal>,
     /// For `failed`: what runs again, or still, by sequence number (if it has one) and hash.
     pub rolled_back_to: Option<(Option<u64>, Digest)>,

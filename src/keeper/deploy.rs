@@ -416,7 +416,7 @@ impl Keeper {
     fn resolved(&mut self, name: &Name, container: &Container) -> Result<Option<crate::image::Record>, Failure> {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(None) };
         let known = work.version.images.iter().find(|(n, _)| *n == container.name).map(|(_, d)| *d);
-        let Some(digest) = known.or(container.image.digest) else { return Ok(None) };
+        let Some(digest) = known.or(container.image.identity()) else { return Ok(None) };
         let record = self.ctx.images.record(&digest).map_err(|e| unread("read the image record", &e))?;
         if record.is_some() && known.is_none() {
             self.set_resolved(name, &container.name, digest);
@@ -454,9 +454,15 @@ impl Keeper {
         }
     }
 
-    /// Progress of stage, told as an ack.
-    pub fn fetching(&mut self, app: &Name, progress: Download) {
+    /// Progress of stage, or why there is none, told as an ack.
+    pub fn fetching(&mut self, app: &Name, progress: Result<Download, String>) {
         self.tell(app, State::Fetching, Some(progress));
+    }
+
+    /// The app is one whose image is being brought in, or is to be.
+    pub fn wants_image(&self, app: &Name) -> bool {
+        let work = self.app(app).and_then(|a| a.work.as_ref());
+        work.is_some_and(|w| w.aim != Aim::Remove && w.phase == Phase::Fetching && w.retry.is_none())
     }
 
     fn start_all(&mut self, name: &Name) -> Result<(), Failure> {
@@ -618,14 +624,16 @@ impl Keeper {
     }
 
     /// Tells a step on the way. Restoring what ran before is nobody's news.
-    fn tell(&mut self, name: &Name, state: State, progress: Option<Download>) {
+    fn tell(&mut self, name: &Name, state: State, progress: Option<Result<Download, String>>) {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()).filter(|w| w.aim == Aim::Deploy) else { return };
         let origin = work.origin.clone();
         let (seq, sha256, attempt) = (work.version.seq, work.version.sha256, work.version.attempt);
         if let Some(e) = self.desired.entries.iter_mut().find(|e| e.app == *name && e.origin == origin) {
             e.state = state;
         }
-        let ack = Ack { app: name.clone(), seq, sha256, attempt, state, refusals: Vec::new(), rolled_back_to: None, progress };
+        let (progress, trouble) = progress.map_or((None, None), |p| p.map_or_else(|why| (None, Some(why)), |p| (Some(p), None)));
+        let refusals = trouble.map(|why| failure(Reason::Fetch, why).into()).into_iter().collect();
+        let ack = Ack { app: name.clone(), seq, sha256, attempt, state, refusals, rolled_back_to: None, progress };
         self.emit(&origin, ack);
     }
 }

@@ -88,7 +88,7 @@ pub fn info(keeper: &Keeper, name: &Name) -> Option<String> {
     let document = keeper.store.manifest(&entry.newest.sha256).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
     let info = serde_json::json!({
         "app": row.app, "origin": row.origin.to_string(), "seq": row.seq, "sha256": row.sha256.hex(), "state": row.state,
-        "refusal": entry.refusal, "overridden": row.overridden,
+        "refusal": entry.refusal, "waits": keeper.waits(name), "overridden": row.overridden,
         "containers": containers, "document": document,
     });
     serde_json::to_string_pretty(&info).ok()

@@ -41,6 +41,8 @@ pub struct Stage {
     pub deadline: Duration,
     result: Option<Result<Digest, Failure>>,
     download: Download,
+    /// Why nothing has come since the last connection ended.
+    trouble: Option<String>,
 }
 
 enum Purpose {
@@ -128,7 +130,7 @@ impl Keeper {
         let exit = self.ctx.poll.add(&child.pidfd, Source::StageExit(id))?;
         let token = self.ctx.poll.add(&conn, Source::Stage(id))?;
         let deadline = self.now() + Duration::from_secs(self.ctx.settings.limits.fetch_timeout_s.into()) + GRACE;
-        self.stages.push(Stage { id, purpose, child, exit, conn, token, deadline, result: None, download: Download::None });
+        self.stages.push(Stage { id, purpose, child, exit, conn, token, deadline, result: None, download: Download::None, trouble: None });
         Ok(())
     }
 
@@ -143,12 +145,13 @@ impl Keeper {
             let Some(stage) = self.stages.iter_mut().find(|s| s.id == id) else { return };
             match stage.conn.recv_with::<FromStage>() {
                 Ok(Some((FromStage::Progress(mut progress), _))) => {
+                    stage.trouble = None;
                     if let Download::Running(total) = stage.download {
                         progress.total = progress.total.or(total);
                     }
                     if let Purpose::Bring { app, .. } = &stage.purpose {
                         let app = app.clone();
-                        self.fetching(&app, progress);
+                        self.fetching(&app, Ok(progress));
                     }
                 }
                 Ok(Some((FromStage::Ready(record), _))) => stage.result = Some(Ok(record.digest)),
@@ -241,8 +244,11 @@ impl Keeper {
         let end = match transfer {
             Transfer::Total(bytes) => return stage.download = Download::Running(Some(bytes)),
             Transfer::Again(sentence) => {
-                log::warn!("{sentence}; it is tried again");
-                return self.ctx.happened(Happening::new(What::Image, format!("{sentence}; it is tried again")));
+                let sentence = format!("{sentence}; it is tried again");
+                log::warn!("{sentence}");
+                stage.trouble = Some(sentence.clone());
+                self.ctx.happened(Happening::new(What::Image, sentence.clone()));
+                return self.fetch_waits(id, sentence);
             }
             Transfer::Done(bytes) => Ok(bytes),
             Transfer::Failed(message) => Err(Failure { reason: Reason::Fetch, message }),
@@ -251,6 +257,27 @@ impl Keeper {
         if let Err(e) = stage.conn.send(&ToStage::Downloaded(end)) {
             log::warn!("cannot tell stage how its download ended: {e}");
             stage.kill();
+        }
+    }
+
+    fn fetch_waits(&mut self, id: u64, sentence: String) {
+        let app = self.stages.iter().find(|s| s.id == id).and_then(|s| match &s.purpose {
+            Purpose::Bring { app, .. } => Some(app.clone()),
+            Purpose::Clean => None,
+        });
+        if let Some(app) = app {
+            self.fetching(&app, Err(sentence));
+        }
+    }
+
+    /// Why the image of an app is not coming in right now, for people.
+    pub fn waits(&self, app: &Name) -> Option<String> {
+        match self.stages.iter().find(|s| s.is_for(app)) {
+            None if !self.wants_image(app) => None,
+            None if self.is_collecting() => Some("the image store is being cleaned".into()),
+            None => Some("other images are brought in first".into()),
+            Some(Stage { download: Download::Waiting(..), .. }) => Some("the agent, which downloads, is not ready".into()),
+            Some(stage) => stage.trouble.clone(),
         }
     }
 

@@ -42,7 +42,8 @@ pub fn ack(keeper: &Keeper, origin: &Origin, ack: &Ack) -> Vec<u8> {
         sha256: Sha256(ack.sha256),
         attempt: ack.attempt,
         state: ack.state,
-        reason: first.map(|r| r.reason),
+        // What only holds a download up is no reason yet.
+        reason: first.map(|r| r.reason).filter(|_| ack.state != wire::State::Fetching),
         rolled_back_to: ack.rolled_back_to.map(version_of),
         detail: Some(detail).filter(|d| *d != wire::Detail::default()),
         boot: keeper.ctx.boot,

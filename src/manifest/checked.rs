@@ -106,13 +106,15 @@ fn image(view: View, found: &mut Vec<Found>) -> Option<Image> {
         *form = downloaded(view, found)?;
     }
     let form = match reference.source {
-        Source::Rootfs { .. } | Source::Http { form: Form::Rootfs, .. } => "rootfs",
-        Source::OciArchive { .. } | Source::Http { form: Form::OciArchive, .. } => "oci-archive",
-        Source::OciDir { .. } | Source::DockerArchive { .. } => "",
+        Source::Http { form, .. } => form.word(),
+        Source::Rootfs { .. } => Form::Rootfs.word(),
+        Source::OciArchive { .. } => Form::OciArchive.word(),
+        Source::DockerArchive { .. } => Form::DockerArchive.word(),
+        Source::OciDir { .. } => "",
     };
-    if let Some(node) =
-        view.node("type").filter(|n| matches!(n.text(), Some("rootfs" | "oci-archive" | "squashfs")) && n.text() != Some(form))
-    {
+    // A word that is none is refused already.
+    let known = |n: &&Node| matches!(n.text(), Some("rootfs" | "oci-archive" | "docker-archive" | "squashfs"));
+    if let Some(node) = view.node("type").filter(known).filter(|n| n.text() != Some(form)) {
         found.push(bad(node, "is not what `ref` says").hint("`type` is for references to the network; leave it out here"));
     }
     Some(Image { reference, digest: view.parse("digest"), size: view.size("size"), unpacked: view.size("unpacked") })
@@ -127,13 +129,14 @@ fn downloaded(view: View, found: &mut Vec<Found>) -> Option<Form> {
     match view.text("type") {
         Some("rootfs") => Some(Form::Rootfs),
         Some("oci-archive") => Some(Form::OciArchive),
+        Some("docker-archive") => Some(Form::DockerArchive),
         Some(_) => {
             let kind = view.node("type")?;
             found.push(Found::at(kind, Reason::Unsupported, "squashfs images are not supported by this version"));
             None
         }
         None => {
-            found.push(bad(place, "needs `type` beside it").hint("\"type\": \"rootfs\" or \"oci-archive\""));
+            found.push(bad(place, "needs `type` beside it").hint("\"type\": \"rootfs\", \"oci-archive\" or \"docker-archive\""));
             None
         }
     }

@@ -94,7 +94,7 @@ static IMAGE: [Field; 5] = [
     Field::optional("digest", Kind::Text(&DIGEST), "What it must be."),
     Field::optional("size", Kind::Size(1, TIB), "Compressed size."),
     Field::optional("unpacked", Kind::Size(1, TIB), "Unpacked size."),
-    Field::optional("type", Kind::Word(&["rootfs", "oci-archive", "squashfs"]), "What a reference to the network names."),
+    Field::optional("type", Kind::Word(&["rootfs", "oci-archive", "docker-archive", "squashfs"]), "What a reference to the network names."),
 ];
 
 static RESOURCES: [Field; 5] = [

@@ -3,7 +3,7 @@
 use super::out::Out;
 use super::units::{show_millis, show_size};
 use super::{Body, Container, Content, Manifest, Mount, Placed, Resources, Rlimit, Target, Whom};
-use crate::image::{Form, Source};
+use crate::image::Source;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -80,13 +80,7 @@ fn container(c: &Container) -> Out {
     let mut out = Members(vec![]);
     let mut image = Members(vec![("ref".into(), Out::text(&c.image.reference))]);
     if let Source::Http { form, .. } = c.image.reference.source {
-        image.put(
-            "type",
-            Out::text(match form {
-                Form::Rootfs => "rootfs",
-                Form::OciArchive => "oci-archive",
-            }),
-        );
+        image.put("type", Out::text(form.word()));
     }
     image.some("digest", c.image.digest.map(Out::text));
     image.some("size", c.image.size.map(size));

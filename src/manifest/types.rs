@@ -216,6 +216,13 @@ pub struct Image {
     pub unpacked: Option<u64>,
 }
 
+impl Image {
+    /// Its identity in the store, where the document tells.
+    pub fn identity(&self) -> Option<Digest> {
+        self.reference.source.identity(self.digest)
+    }
+}
+
 /// cgroup limits of a container; absent means unlimited.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {

@@ -1,10 +1,11 @@
 //! The processes that stage starts, and waiting for them: with a deadline, and never longer than keeper wants the answer.
 
-use super::source::{Blob, Extent, Layer};
+use super::source::{Blob, Extent};
 use super::{Work, mismatch};
 use crate::finish::{MAX_MARKS, Mark};
 use crate::image::fault::{fault, os};
-use crate::image::{Digest, RelPath};
+use crate::image::layout::MAX_LAYERS;
+use crate::image::{Digest, RelPath, beneath};
 use crate::ipc::{Conn, Download, Failure, FromStage, StageJob, ToStage, Wish};
 use crate::protocol::Reason;
 use crate::sys::process::{Child, CloneArgs, Cloned, Ended, Spawn, clone, exit_now, reap, spawn};
@@ -16,10 +17,11 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Time between two reports of progress at least.
@@ -38,6 +40,28 @@ pub struct Unpacked {
     pub totals: Totals,
     /// For finish.
     pub marks: Vec<Mark>,
+}
+
+/// An image archive, taken apart.
+pub struct Parts {
+    /// Its JSON documents.
+    pub documents: BTreeMap<RelPath, Vec<u8>>,
+    /// Further names of entries.
+    pub links: BTreeMap<RelPath, RelPath>,
+    /// Its layers, those of other images in the archive among them.
+    pub trees: BTreeMap<RelPath, Rc<Tree>>,
+}
+
+/// A layer of it.
+pub struct Tree {
+    /// Its name in the archive.
+    pub name: RelPath,
+    /// Bytes that it has there.
+    pub size: u64,
+    /// Where it is.
+    pub dir: PathBuf,
+    /// What unpack said of it.
+    pub unpacked: Unpacked,
 }
 
 /// Starts and watches hash and unpack.
@@ -135,10 +159,37 @@ impl<'a> Crew<'a> {
     }
 
     /// Unpacks a layer below `dir`. Answers only when hash has seen the expected digest and unpack is dead.
-    pub fn unpack(&mut self, layer: &Layer, dir: &Path, limits: Limits) -> Result<Unpacked, Failure> {
+    pub fn unpack(&mut self, blob: &Blob, digest: &Digest, dir: &Path, limits: Limits) -> Result<Unpacked, Failure> {
+        let (totals, news) = self.through_hash(blob, digest, dir, Task::Layer(limits))?;
+        Ok(Unpacked { totals, marks: news.marks })
+    }
+
+    /// Takes an image archive apart in one pass. Nothing of it is believed before all of it has the expected digest.
+    pub fn take_apart(&mut self, blob: &Blob, digest: &Digest, work: &Work, limits: Limits) -> Result<Parts, Failure> {
+        let cage = work.cage("parts")?;
+        let (_, news) = self.through_hash(blob, digest, &cage, Task::Image(limits))?;
+        let root = File::open(&cage).map_err(|e| os(&format!("cannot open {}", cage.display()), e))?;
+        let links = news.found.into_iter().filter_map(|(name, what)| match what {
+            Content::Link(target) => Some((name, target)),
+            Content::Data { .. } => None,
+        });
+        let links = links.collect();
+        let mut trees = BTreeMap::new();
+        for (n, layer) in news.layers.into_iter().enumerate() {
+            let number = unpack::image::number(n);
+            // Unpack may have put anything there, such as a link to a directory of the system. It is dead: what is one now remains one.
+            beneath::open_dir(&root, &number).map_err(|e| fault(Reason::Unpack, format!("unpack has left no layer {number}: {e}")))?;
+            let tree = Tree { name: layer.path.clone(), size: layer.size, dir: cage.join(number.as_path()), unpacked: layer.unpacked };
+            trees.insert(layer.path, Rc::new(tree));
+        }
+        Ok(Parts { documents: news.documents, links, trees })
+    }
+
+    /// Sends a blob through hash and on to unpack.
+    fn through_hash(&mut self, blob: &Blob, expected: &Digest, dir: &Path, task: Task) -> Result<(Totals, News), Failure> {
         let (from_hash, to_unpack) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| os("cannot make a pipe", e))?;
-        let mut hash = self.start_hash(&layer.blob, Some(to_unpack))?;
-        let mut unpack = self.start_unpack(dir, Task::Layer(limits), from_hash.as_fd())?;
+        let mut hash = self.start_hash(blob, Some(to_unpack))?;
+        let mut unpack = self.start_unpack(dir, task, from_hash.as_fd())?;
         drop(from_hash);
         let (mut digest, mut news) = (None, News::default());
         while hash.open || unpack.open {
@@ -148,15 +199,15 @@ impl<'a> Crew<'a> {
             }
         }
         let ended = unpack.end();
-        let streamed = matches!(layer.blob.extent, Extent::Stream { .. });
+        let streamed = matches!(blob.extent, Extent::Stream { .. });
         let sent = if streamed { Some(self.downloaded()?) } else { None };
         // The digest comes first: what a parser says of the wrong bytes is of no interest.
-        let found = verdict(digest, hash.end(), &layer.blob.name, sent.or(layer.blob.length()))?;
-        if found != layer.digest {
-            return Err(mismatch(&layer.blob.name, &layer.digest, &found));
+        let found = verdict(digest, hash.end(), &blob.name, sent.or(blob.length()))?;
+        if found != *expected {
+            return Err(mismatch(&blob.name, expected, &found));
         }
-        self.done += layer.blob.length().unwrap_or_default();
-        Ok(Unpacked { totals: news.totals(ended)?, marks: news.marks })
+        self.done += blob.length().unwrap_or_default();
+        Ok((news.totals(ended)?, news))
     }
 
     /// Lists a tar archive.
@@ -288,10 +339,23 @@ fn verdict(last: Option<hash::Report>, ended: io::Result<Ended>, name: &str, len
 #[derive(Default)]
 struct News {
     found: BTreeMap<RelPath, Content>,
+    documents: BTreeMap<RelPath, Vec<u8>>,
+    /// Bytes of documents.
+    text: usize,
+    layers: Vec<Taken>,
+    /// Those of the layer that is being unpacked.
     marks: Vec<Mark>,
-    /// Bytes of names in `marks`.
+    /// How many there were of all layers, and bytes of their names.
+    marked: usize,
     named: usize,
     last: Option<Result<Totals, Failure>>,
+}
+
+/// A layer of an archive, as unpack tells.
+struct Taken {
+    path: RelPath,
+    size: u64,
+    unpacked: Unpacked,
 }
 
 impl News {
@@ -302,14 +366,33 @@ impl News {
             Ok(Some(unpack::Report::Found(some))) => self.found.extend(some.into_iter().map(|f| (f.path, f.what))),
             Ok(Some(unpack::Report::Marks(some))) => {
                 self.named += some.iter().map(|m| m.path().bytes().len()).sum::<usize>();
+                self.marked += some.len();
                 self.marks.extend(some);
+            }
+            Ok(Some(unpack::Report::Document { path, begins, bytes })) => {
+                self.text += bytes.len();
+                let document = self.documents.entry(path).or_default();
+                // Of two entries with one name the later counts, as in every tar file.
+                if begins {
+                    document.clear();
+                }
+                document.extend(bytes);
+            }
+            Ok(Some(unpack::Report::Layer { path, size, totals })) => {
+                let marks = std::mem::take(&mut self.marks);
+                self.layers.push(Taken { path, size, unpacked: Unpacked { totals, marks } });
             }
             Ok(Some(unpack::Report::Done(totals))) => self.last = Some(Ok(totals)),
             Ok(Some(unpack::Report::Failed(failure))) => self.last = Some(Err(tamed(failure))),
             Ok(None) => worker.open = false,
             Err(e) => return Err(fault(Reason::Unpack, format!("cannot understand unpack: {e}"))),
         }
-        let too_much = self.found.len() > MAX_FOUND || self.marks.len() > MAX_MARKS || self.named > MAX_NAMED;
+        let names = self.found.len() + self.documents.len();
+        let too_much = names > MAX_FOUND
+            || self.marked > MAX_MARKS
+            || self.named > MAX_NAMED
+            || self.text > unpack::image::MAX_DOCUMENTS
+            || self.layers.len() > MAX_LAYERS;
         if too_much { Err(fault(Reason::Unpack, "unpack reports more than it may")) } else { Ok(()) }
     }
 

@@ -24,7 +24,7 @@ use crate::sys::fd::inherited;
 use crate::unpack::{Limits, Totals};
 use crew::Crew;
 use nix::fcntl::{Flock, FlockArg};
-use source::{Image, Layer};
+use source::{Image, Layer, Material};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -81,9 +81,9 @@ fn lock(store: &Store, how: FlockArg) -> io::Result<Flock<File>> {
 fn run(keeper: &Conn, job: &StageJob) -> Result<Record, Failure> {
     let store = Store::open(Path::new(&job.data)).map_err(|e| os("cannot open the image store", e))?;
     let _lock = beside(&store).map_err(|e| os("cannot lock the image store", e))?;
-    // The same digest is the same image, wherever it came from. A damaged record is no obstacle: it is written anew.
+    // The same identity is the same image, wherever it came from. A damaged record is no obstacle: it is written anew.
     let present = |digest: &Digest| store.record(digest).ok().flatten();
-    if let Some(record) = job.digest.as_ref().and_then(present) {
+    if let Some(record) = job.reference.source.identity(job.digest).as_ref().and_then(present) {
         return Ok(record);
     }
     let work = Work::new(&store)?;
@@ -148,7 +148,7 @@ struct Staged {
 
 fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &mut Crew<'_>) -> Result<Staged, Failure> {
     let missing = |l: &&Layer| !store.has_layer(&l.digest);
-    crew.expect_bytes(image.layers.iter().filter(missing).filter_map(|l| l.blob.length()).sum());
+    crew.expect_bytes(image.layers.iter().filter(missing).filter_map(Layer::to_unpack).sum());
     let mut staged = Staged { fresh: Vec::new(), bytes: 0, hidden: 0 };
     // Limits are on what is written: layers that are there already cost nothing.
     let mut written = Totals::default();
@@ -159,13 +159,12 @@ fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &
             staged.bytes += store.content(&layer.digest);
             store.layer(&layer.digest)
         } else {
-            let dir = work.cage(&n.to_string())?;
             let limits = Limits {
                 bytes: job.max_bytes.saturating_sub(written.bytes),
                 inodes: job.max_inodes.saturating_sub(written.inodes),
                 whiteouts: layer.whiteouts,
             };
-            let totals = one_layer(layer, &dir, limits, &lower, crew)?;
+            let (dir, totals) = one_layer(layer, n, work, limits, &lower, crew)?;
             staged.bytes += totals.bytes;
             written.bytes += totals.bytes;
             written.inodes += totals.inodes;
@@ -181,9 +180,24 @@ fn unpack_all(image: &Image, job: &StageJob, store: &Store, work: &Work, crew: &
     Ok(staged)
 }
 
-fn one_layer(layer: &Layer, dir: &Path, limits: Limits, lower: &[OwnedFd], crew: &mut Crew<'_>) -> Result<Totals, Failure> {
+fn one_layer(
+    layer: &Layer,
+    n: usize,
+    work: &Work,
+    limits: Limits,
+    lower: &[OwnedFd],
+    crew: &mut Crew<'_>,
+) -> Result<(PathBuf, Totals), Failure> {
     let about = |f: Failure| fault(f.reason, format!("cannot unpack layer {}: {}", layer.digest, f.message));
-    let unpacked = crew.unpack(layer, dir, limits).map_err(about)?;
+    let fresh;
+    let (dir, unpacked) = match &layer.from {
+        Material::Tree(tree) => (tree.dir.clone(), &tree.unpacked),
+        Material::Blob(blob) => {
+            let dir = work.cage(&n.to_string())?;
+            fresh = crew.unpack(blob, &layer.digest, &dir, limits).map_err(about)?;
+            (dir, &fresh)
+        }
+    };
     let totals = unpacked.totals;
     if totals.devices > 0 {
         log::warn!("layer {}: left out {} device nodes; containers get their /dev from the runtime", layer.digest, totals.devices);
@@ -192,9 +206,9 @@ fn one_layer(layer: &Layer, dir: &Path, limits: Limits, lower: &[OwnedFd], crew:
         log::info!("layer {}: left out {} extended attributes", layer.digest, totals.attributes);
     }
     // Unpack is dead and reaped: from here on nobody else moves anything below `dir`.
-    let root = File::open(dir).map_err(|e| os(&format!("cannot open {}", dir.display()), e))?.into();
+    let root = File::open(&dir).map_err(|e| os(&format!("cannot open {}", dir.display()), e))?.into();
     finish::apply(&root, &unpacked.marks, lower).map_err(about)?;
-    Ok(totals)
+    Ok((dir, totals))
 }
 
 /// Makes what is staged part of the store: sync, rename, record. What was renamed is taken back if a later step fails.

@@ -1,6 +1,6 @@
 //! Where an image's bytes are: an OCI layout directory, an archive with JSON inside, or a plain tar file.
 
-use super::crew::Crew;
+use super::crew::{Crew, Parts, Tree};
 use super::{Work, mismatch};
 use crate::allowed;
 use crate::image::fault::{fault, os};
@@ -8,12 +8,13 @@ use crate::image::layout::{self, Descriptor, MAX_JSON, MAX_NESTING, Manifest, Wa
 use crate::image::{Config, Digest, Form, Host, RelPath, Source, Url, beneath, config, docker};
 use crate::ipc::{Failure, StageJob, Wish};
 use crate::protocol::Reason;
-use crate::unpack::Content;
+use crate::unpack::{Content, Limits};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 /// Links followed from one archive entry to another.
 const MAX_LINKS: usize = 8;
@@ -32,10 +33,18 @@ pub struct Image {
 pub struct Layer {
     /// What its bytes must hash to; its name in the store.
     pub digest: Digest,
-    /// Where its bytes are.
-    pub blob: Blob,
+    /// What it comes from.
+    pub from: Material,
     /// `.wh.` names have a meaning.
     pub whiteouts: bool,
+}
+
+/// What a layer comes from.
+pub enum Material {
+    /// Bytes to be unpacked.
+    Blob(Blob),
+    /// A part of an archive that was taken apart as it came.
+    Tree(Rc<Tree>),
 }
 
 /// Bytes to come.
@@ -63,6 +72,26 @@ pub enum Extent {
         /// Number of bytes, if the manifest promises one.
         promised: Option<u64>,
     },
+}
+
+impl Layer {
+    /// Bytes that are still to be unpacked, as far as known.
+    pub fn to_unpack(&self) -> Option<u64> {
+        match &self.from {
+            Material::Blob(blob) => blob.length(),
+            Material::Tree(_) => None,
+        }
+    }
+}
+
+impl Material {
+    /// Bytes before unpacking, as far as known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Blob(blob) => blob.length(),
+            Self::Tree(tree) => Some(tree.size),
+        }
+    }
 }
 
 impl Blob {
@@ -93,19 +122,63 @@ pub fn plan(job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Image, F
         Source::Http { url, form } => {
             let digest =
                 job.digest.ok_or_else(|| fault(Reason::BadValue, format!("{url} has no digest, so nothing would vouch for it")))?;
-            match form {
-                Form::Rootfs => download(url, digest, job, crew),
-                Form::OciArchive => Err(fault(Reason::Unsupported, "OCI archives from the network are not supported by this version")),
+            let blob = download(url, job, crew)?;
+            if *form == Form::Rootfs {
+                return Ok(Image {
+                    digest,
+                    config: Config::default(),
+                    layers: vec![Layer { digest, from: Material::Blob(blob), whiteouts: false }],
+                });
             }
+            let name = url.to_string();
+            let blobs = Blobs { path: &name, held: Held::Parts(take_apart(&blob, digest, job, crew, work)?) };
+            let image = if *form == Form::OciArchive { oci(&blobs, None, None, &host) } else { docker(&blobs, None, None, &host) };
+            Ok(image.map_err(only_one)?.of_file(digest, *form))
         }
     }
 }
 
-/// A plain root file system from the network. Its bytes go from the agent straight through hash and unpack.
-fn download(url: &Url, digest: Digest, job: &StageJob, crew: &mut Crew<'_>) -> Result<Image, Failure> {
-    let wish = Wish { url: url.clone(), size: job.size, max: job.size.unwrap_or(job.max_bytes) };
-    let blob = Blob { name: url.to_string(), file: crew.download(&wish)?, extent: Extent::Stream { promised: job.size } };
-    Ok(Image { digest, config: Config::default(), layers: vec![Layer { digest, blob, whiteouts: false }] })
+impl Image {
+    /// The same, out of this file, whose digest alone was checked. What unpack says of single blobs in it binds nobody else: no other image
+    /// shares a layer with this one, whatever digests its documents name.
+    fn of_file(mut self, file: Digest, form: Form) -> Self {
+        self.digest = file.part(form.word().as_bytes());
+        for layer in &mut self.layers {
+            if let Material::Tree(tree) = &layer.from {
+                layer.digest = file.part(tree.name.bytes());
+            }
+        }
+        // Two names may lead to one entry.
+        self.layers = once(self.layers);
+        self
+    }
+}
+
+/// A file from the network. Its bytes go from the agent straight through hash and unpack.
+fn download(url: &Url, job: &StageJob, crew: &mut Crew<'_>) -> Result<Blob, Failure> {
+    // Without a promise, what no archive of an allowed tree needs: headers are not counted by the limit on content.
+    let wish = Wish { url: url.clone(), size: job.size, max: job.size.unwrap_or(limits(job).expanded()) };
+    Ok(Blob { name: url.to_string(), file: crew.download(&wish)?, extent: Extent::Stream { promised: job.size } })
+}
+
+fn take_apart(blob: &Blob, digest: Digest, job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Parts, Failure> {
+    let about = |f: Failure| fault(f.reason, format!("cannot take apart {}: {}", blob.name, f.message));
+    crew.take_apart(blob, &digest, work, limits(job)).map_err(about)
+}
+
+/// Of a whole archive.
+fn limits(job: &StageJob) -> Limits {
+    Limits { bytes: job.max_bytes, inodes: job.max_inodes, whiteouts: true }
+}
+
+/// A URL has no room for a tag.
+fn only_one(f: Failure) -> Failure {
+    match f.reason {
+        Reason::ImageMissing => {
+            fault(f.reason, format!("{} (an archive from the network must have just one image for this device)", f.message))
+        }
+        _ => f,
+    }
 }
 
 fn machine() -> String {
@@ -143,7 +216,7 @@ fn rootfs(path: &str, job: &StageJob, crew: &mut Crew<'_>) -> Result<Image, Fail
     // Reading twice spares the flash a tree that is already there, or is the wrong one. The second reading is checked against the first.
     let digest = crew.digest(&blob)?;
     check_pin(path, job.digest, &digest)?;
-    Ok(Image { digest, config: Config::default(), layers: vec![Layer { digest, blob, whiteouts: false }] })
+    Ok(Image { digest, config: Config::default(), layers: vec![Layer { digest, from: Material::Blob(blob), whiteouts: false }] })
 }
 
 fn check_pin(what: &str, pinned: Option<Digest>, found: &Digest) -> Result<(), Failure> {
@@ -162,6 +235,7 @@ struct Blobs<'a> {
 enum Held {
     Dir(OwnedFd),
     Archive { file: OwnedFd, length: u64, entries: BTreeMap<RelPath, Content> },
+    Parts(Parts),
 }
 
 fn archive<'a>(path: &'a str, job: &StageJob, crew: &mut Crew<'_>, work: &Work) -> Result<Blobs<'a>, Failure> {
@@ -174,8 +248,9 @@ fn archive<'a>(path: &'a str, job: &StageJob, crew: &mut Crew<'_>, work: &Work) 
 
 impl Blobs<'_> {
     fn find(&self, name: &RelPath) -> Result<Blob, Failure> {
-        let shown = format!("{name} of {}", self.path);
+        let shown = self.shown(name);
         match &self.held {
+            Held::Parts(_) => Err(fault(Reason::Internal, format!("{shown} is no file any more"))),
             Held::Dir(dir) => {
                 let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
                 let file = beneath::open(dir, name, flags).map_err(|e| match e.raw_os_error() {
@@ -197,12 +272,29 @@ impl Blobs<'_> {
         }
     }
 
-    fn blob(&self, digest: &Digest) -> Result<Blob, Failure> {
-        let name = RelPath::parse(format!("blobs/sha256/{}", digest.hex()).as_bytes()).expect("hex digits make a good name");
-        self.find(&name)
+    fn shown(&self, name: &RelPath) -> String {
+        format!("{name} of {}", self.path)
     }
 
-    fn json(&self, blob: &Blob) -> Result<Vec<u8>, Failure> {
+    /// A layer of this name.
+    fn layer(&self, name: &RelPath, digest: Digest) -> Result<Layer, Failure> {
+        let from = match &self.held {
+            Held::Parts(parts) => {
+                let tree = parts.linked(name, |at| parts.trees.get(at));
+                Material::Tree(tree.ok_or_else(|| fault(Reason::ImageMissing, format!("there is no layer {}", self.shown(name))))?.clone())
+            }
+            _ => Material::Blob(self.find(name)?),
+        };
+        Ok(Layer { digest, from, whiteouts: true })
+    }
+
+    fn json(&self, name: &RelPath) -> Result<Vec<u8>, Failure> {
+        if let Held::Parts(parts) = &self.held {
+            let document = parts.linked(name, |at| parts.documents.get(at));
+            let missing = || format!("there is no {} (or it has more than {MAX_JSON} bytes)", self.shown(name));
+            return document.cloned().ok_or_else(|| fault(Reason::ImageMissing, missing()));
+        }
+        let blob = self.find(name)?;
         let Extent::Part { offset, length } = blob.extent else { return Err(fault(Reason::Internal, "a document cannot be a stream")) };
         if length > MAX_JSON as u64 {
             return Err(fault(Reason::Unsupported, format!("{} has {length} bytes, at most {MAX_JSON} are allowed", blob.name)));
@@ -216,16 +308,34 @@ impl Blobs<'_> {
     /// The document that has no digest: the root of everything.
     fn root(&self, name: &str) -> Result<Vec<u8>, Failure> {
         let path = RelPath::parse(name.as_bytes()).expect("a constant name");
-        self.json(&self.find(&path)?)
+        self.json(&path)
     }
 
     /// A document, only if it is the one that the descriptor means.
     fn verified(&self, d: &Descriptor) -> Result<Vec<u8>, Failure> {
-        let blob = self.blob(&d.digest)?;
-        check_size(&blob, d)?;
-        let bytes = self.json(&blob)?;
+        let name = blob_name(&d.digest);
+        let bytes = self.json(&name)?;
+        check_size(&self.shown(&name), Some(bytes.len() as u64), d)?;
         let found = Digest::of(&bytes);
-        if found == d.digest { Ok(bytes) } else { Err(mismatch(&blob.name, &d.digest, &found)) }
+        if found == d.digest { Ok(bytes) } else { Err(mismatch(&self.shown(&name), &d.digest, &found)) }
+    }
+}
+
+fn blob_name(digest: &Digest) -> RelPath {
+    RelPath::parse(format!("blobs/sha256/{}", digest.hex()).as_bytes()).expect("hex digits make a good name")
+}
+
+impl Parts {
+    /// What `get` has for an entry, links followed.
+    fn linked<'a, T>(&'a self, name: &'a RelPath, get: impl Fn(&'a RelPath) -> Option<&'a T>) -> Option<&'a T> {
+        let mut at = name;
+        for _ in 0..MAX_LINKS {
+            if let Some(found) = get(at) {
+                return Some(found);
+            }
+            at = self.links.get(at)?;
+        }
+        None
     }
 }
 
@@ -240,10 +350,10 @@ fn range(entries: &BTreeMap<RelPath, Content>, name: &RelPath) -> Option<(u64, u
     None
 }
 
-fn check_size(blob: &Blob, d: &Descriptor) -> Result<(), Failure> {
-    match blob.length() {
+fn check_size(what: &str, length: Option<u64>, d: &Descriptor) -> Result<(), Failure> {
+    match length {
         Some(length) if length != d.size => {
-            Err(fault(Reason::DigestMismatch, format!("{} has {length} bytes, its descriptor says {}", blob.name, d.size)))
+            Err(fault(Reason::DigestMismatch, format!("{what} has {length} bytes, its descriptor says {}", d.size)))
         }
         _ => Ok(()),
     }
@@ -267,9 +377,10 @@ fn oci(blobs: &Blobs<'_>, tag: Option<&str>, pinned: Option<Digest>, host: &Host
     let manifest = Manifest::parse(&blobs.verified(&chosen)?)?;
     let parsed = config::parse(&blobs.verified(&manifest.config)?, host)?;
     let layers = manifest.layers.iter().map(|d| {
-        let blob = blobs.blob(&d.digest)?;
-        check_size(&blob, d)?;
-        Ok(Layer { digest: d.digest, blob, whiteouts: true })
+        let name = blob_name(&d.digest);
+        let layer = blobs.layer(&name, d.digest)?;
+        check_size(&blobs.shown(&name), layer.from.length(), d)?;
+        Ok(layer)
     });
     Ok(Image { digest: chosen.digest, config: parsed.config, layers: once(layers.collect::<Result<_, Failure>>()?) })
 }
@@ -277,7 +388,7 @@ fn oci(blobs: &Blobs<'_>, tag: Option<&str>, pinned: Option<Digest>, host: &Host
 fn docker(blobs: &Blobs<'_>, name: Option<&str>, pinned: Option<Digest>, host: &Host) -> Result<Image, Failure> {
     let chosen = docker::choose(&blobs.root("manifest.json")?, name)?;
     let config_name = chosen.config()?;
-    let bytes = blobs.json(&blobs.find(&config_name)?)?;
+    let bytes = blobs.json(&config_name)?;
     let digest = Digest::of(&bytes);
     if let Some(promised) = docker::promised(&config_name).filter(|p| *p != digest) {
         return Err(mismatch(&format!("{config_name} of {}", blobs.path), &promised, &digest));
@@ -289,10 +400,8 @@ fn docker(blobs: &Blobs<'_>, name: Option<&str>, pinned: Option<Digest>, host: &
         let message = format!("the archive has {} layers, its configuration {}", names.len(), parsed.diff_ids.len());
         return Err(fault(Reason::HostileArchive, message));
     }
-    let layers = names.iter().zip(parsed.diff_ids).map(|(name, diff_id)| {
-        let digest = docker::expected(name, diff_id, pinned.is_some())?;
-        Ok(Layer { digest, blob: blobs.find(name)?, whiteouts: true })
-    });
+    let layers =
+        names.iter().zip(parsed.diff_ids).map(|(name, diff_id)| blobs.layer(name, docker::expected(name, diff_id, pinned.is_some())?));
     Ok(Image { digest, config: parsed.config, layers: once(layers.collect::<Result<_, Failure>>()?) })
 }
 

@@ -10,7 +10,8 @@ use crate::protocol::Reason;
 use std::io::{self, Read};
 use tar::{EntryType, Header};
 
-const BLOCK: usize = 512;
+/// Bytes of a header; content is padded to a multiple of it.
+pub const BLOCK: usize = 512;
 /// Longest block of PAX records, in bytes: names, and attributes of at most 64 KiB each (`XATTR_SIZE_MAX`).
 const MAX_PAX: u64 = 1 << 20;
 /// Highest user or group id: the next one means "unchanged" to chown(2).
@@ -202,7 +203,7 @@ impl<'a> Archive<'a> {
             true if header.as_bytes().iter().all(|b| *b == 0) => return self.rest_is_empty().map(|()| None),
             true => self.position += BLOCK as u64,
         }
-        if number(&header.as_old().cksum) != Some(checksum(header.as_bytes()).into()) {
+        if !is_header(header.as_bytes()) {
             return Err(hostile(format!("the header behind {} is damaged (wrong checksum); is it a tar archive?", self.last)));
         }
         Ok(Some(header))
@@ -303,6 +304,11 @@ fn octal(bytes: &[u8]) -> Option<i128> {
     let text = bytes.split(|b| *b == 0).next()?.trim_ascii();
     let digits = !text.is_empty() && text.iter().all(|b| matches!(b, b'0'..=b'7'));
     digits.then(|| text.iter().fold(0, |n, b| n * 8 + i128::from(b - b'0')))
+}
+
+/// The block is a header that is not damaged.
+pub fn is_header(block: &[u8; BLOCK]) -> bool {
+    number(&block[148..156]) == Some(checksum(block).into())
 }
 
 fn checksum(block: &[u8; BLOCK]) -> u32 {

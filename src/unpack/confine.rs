@@ -16,7 +16,7 @@ use nix::unistd::{chdir, chroot, pivot_root, setgroups};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Address space: the largest zstd window (8 MiB) twice, the program, and room.
+/// Address space: the largest zstd window (8 MiB) twice, for an archive and for a layer in it, the program, and room.
 const MAX_MEMORY: u64 = 64 << 20;
 const MAX_FILES: u64 = 32;
 
@@ -50,7 +50,7 @@ fn step(what: &str, done: io::Result<()>) -> Result<(), Failure> {
 
 fn limit(job: &Job) -> io::Result<()> {
     let file_size = match job.task {
-        Task::Layer(limits) => limits.bytes,
+        Task::Layer(limits) | Task::Image(limits) => limits.bytes,
         Task::Index => 0,
     };
     for (what, most) in [
@@ -88,7 +88,7 @@ fn become_root(dir: &str) -> io::Result<()> {
 fn drop_capabilities(task: &Task) -> io::Result<()> {
     setgroups(&[])?;
     let kept: &[Capability] = match task {
-        Task::Layer(_) => {
+        Task::Layer(_) | Task::Image(_) => {
             &[Capability::CAP_CHOWN, Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER, Capability::CAP_FSETID, Capability::CAP_SETFCAP]
         }
         Task::Index => &[],

@@ -42,13 +42,21 @@ impl<R: Read> Skip for Bounded<R> {
     }
 }
 
+impl Limits {
+    /// Most bytes of the uncompressed archive of a tree within these limits.
+    pub fn expanded(&self) -> u64 {
+        self.inodes.saturating_mul(HEADERS).saturating_add(self.bytes).saturating_add(SLACK)
+    }
+}
+
 /// Unpacks a layer below `root`. Answers what it came to, and what is left for finish: outermost directories first, then the whiteouts as they came.
 ///
 /// # Errors
 /// What is wrong with the archive, or which limit it passes. The tree is half done then.
-pub fn layer(input: impl Read, root: OwnedFd, limits: Limits) -> Result<(Totals, Vec<Mark>), Failure> {
-    let most = limits.inodes.saturating_mul(HEADERS).saturating_add(limits.bytes).saturating_add(SLACK);
-    let mut archive = Archive::new(Bounded::new(Inflate::new(input)?, most));
+pub fn layer(mut input: impl Read, root: OwnedFd, limits: Limits) -> Result<(Totals, Vec<Mark>), Failure> {
+    // One code for every kind of input: decompression takes room on flash too.
+    let input: &mut dyn Read = &mut input;
+    let mut archive = Archive::new(Bounded::new(Inflate::new(input)?, limits.expanded()));
     let mut tree = Tree::new(root, limits);
     while let Some(entry) = archive.next_entry()? {
         tree.place(&entry, &mut archive)?;

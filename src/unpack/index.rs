@@ -1,6 +1,6 @@
 //! Listing an archive: where each entry's bytes lie. The bytes themselves are read by stage and hash, against their digests.
 
-use super::archive::{Archive, Kind, Skip};
+use super::archive::{Archive, Entry, Kind, Skip};
 use super::{BATCH, BATCH_BYTES, Content, Found, Report, Totals, tell};
 use crate::image::RelPath;
 use crate::image::fault::{fault, os};
@@ -12,7 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// Most entries of an archive: 127 layers of old `docker save` archives have four each.
 pub const MAX_ENTRIES: u64 = 4096;
 /// Longest name that matters: `blobs/sha256/` and 64 digits, or 64 digits and `/layer.tar`, with room.
-const MAX_USEFUL: usize = 300;
+pub const MAX_USEFUL: usize = 300;
 
 impl Skip for File {
     fn skip(&mut self, n: u64) -> io::Result<()> {
@@ -38,15 +38,10 @@ pub fn list(mut input: File, stage: &Conn) -> Result<Totals, Failure> {
         let path = RelPath::parse(&entry.name).map_err(|why| fault(Reason::HostileArchive, super::extract::sentence(&entry.name, why)))?;
         let what = match entry.kind {
             Kind::File => Content::Data { offset: entry.offset, size: entry.size },
-            Kind::Symlink => match beside(&path, &entry.link) {
+            _ => match linked(&path, &entry) {
                 Some(target) => Content::Link(target),
                 None => continue,
             },
-            Kind::Hardlink => match RelPath::parse(&entry.link) {
-                Ok(target) => Content::Link(target),
-                Err(_) => continue,
-            },
-            _ => continue,
         };
         if path.bytes().len() > MAX_USEFUL {
             continue;
@@ -60,6 +55,15 @@ pub fn list(mut input: File, stage: &Conn) -> Result<Totals, Failure> {
     }
     tell(stage, &Report::Found(batch))?;
     Ok(Totals { inodes: count, ..Totals::default() })
+}
+
+/// The entry of the archive that this one is another name of.
+pub fn linked(path: &RelPath, entry: &Entry) -> Option<RelPath> {
+    match entry.kind {
+        Kind::Symlink => beside(path, &entry.link),
+        Kind::Hardlink => RelPath::parse(&entry.link).ok(),
+        _ => None,
+    }
 }
 
 /// Where a symbolic link beside `path` leads, by its text alone; `None` when out of the archive.

@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod confine;
 pub mod extract;
+pub mod image;
 pub mod index;
 pub mod inflate;
 
@@ -43,9 +44,11 @@ pub enum Task {
     Layer(Limits),
     /// List an uncompressed tar file.
     Index,
+    /// Take an image archive apart as it comes: each layer into a directory of its own below the root, documents to stage.
+    Image(Limits),
 }
 
-/// Limits of one layer.
+/// Limits of one layer, or of all layers of an archive together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Most bytes of file content.
@@ -67,6 +70,24 @@ pub enum Report {
     Done(Totals),
     /// It failed.
     Failed(Failure),
+    /// A document of an archive, or more of the last one.
+    Document {
+        /// Its name.
+        path: RelPath,
+        /// It begins with these bytes.
+        begins: bool,
+        /// Some of its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A layer of an archive is unpacked below the directory named by its number, counted from 0. The marks before this are its.
+    Layer {
+        /// Its name in the archive.
+        path: RelPath,
+        /// Its bytes there.
+        size: u64,
+        /// What was unpacked.
+        totals: Totals,
+    },
 }
 
 /// One entry of a listed archive.
@@ -128,6 +149,7 @@ fn run(stage: &Conn) -> Result<Totals, Failure> {
             tell_marks(stage, marks).map(|()| totals)
         }
         Task::Index => index::list(input, stage),
+        Task::Image(limits) => image::take_apart(input, &root, limits, stage),
     }
 }
 

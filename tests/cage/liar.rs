@@ -7,8 +7,8 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use wherry::finish::Mark;
-use wherry::image::RelPath;
 use wherry::image::fault::fault;
+use wherry::image::{Digest, Host, RelPath};
 use wherry::ipc::{Conn, VERSION};
 use wherry::protocol::Reason;
 use wherry::sys::fd::inherited;
@@ -88,10 +88,51 @@ fn tell_lie(stage: &Conn, lie: &str) -> ExitCode {
         "too-many-descriptors" => raw(&[VERSION, 0, 0], &[stage.as_fd(); 9]),
         "mark-through-link" => return marked(stage, Mark::Opaque(path("s"))),
         "whiteout-through-link" => return marked(stage, Mark::Whiteout(path("s/canary"))),
+        "too-many-layers" => repeat(stage, 128, &layer()),
+        "too-long-documents" => {
+            for begins in std::iter::once(true).chain(std::iter::repeat_n(false, 160)) {
+                tell(stage, &Report::Document { path: path("a"), begins, bytes: vec![b' '; 32 << 10] });
+            }
+        }
+        "too-many-documents" => (0..5000u32).for_each(|n| {
+            tell(stage, &Report::Document { path: path(&n.to_string()), begins: true, bytes: Vec::new() });
+        }),
+        "layer-that-is-not-there" => drop(tell(stage, &layer())),
+        "layer-that-is-a-link" => {
+            std::os::unix::fs::symlink("/tmp", "/0").unwrap();
+            tell(stage, &layer());
+        }
+        "layer-behind-a-link" => return image(stage),
         "terminal" => return tell(stage, &Report::Failed(fault(Reason::HostileArchive, "\u{1b}[2Jred"))),
         "success" | "succeed" => return tell(stage, &Report::Done(Totals::default())),
         "silence" => return ExitCode::SUCCESS,
         _ => panic!("no lie {lie:?}"),
+    }
+    tell(stage, &Report::Done(Totals::default()))
+}
+
+fn layer() -> Report {
+    Report::Layer { path: path("blobs/layer"), size: 1, totals: Totals::default() }
+}
+
+/// A whole image, whose only layer has a link out and a mark behind it.
+fn image(stage: &Conn) -> ExitCode {
+    std::fs::create_dir("/0").unwrap();
+    std::os::unix::fs::symlink("/tmp", "/0/s").unwrap();
+    tell(stage, &Report::Marks(vec![Mark::Opaque(path("s"))]));
+    let name = "blobs/sha256/".to_owned() + &Digest::of(b"layer").hex();
+    tell(stage, &Report::Layer { path: path(&name), size: 5, totals: Totals::default() });
+    let kind = |kind: &str| format!("application/vnd.oci.image.{kind}");
+    let entry =
+        |kind: &str, bytes: &str| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, Digest::of(bytes.as_bytes()), bytes.len());
+    let arch = Host::new(std::env::consts::ARCH, "").arch;
+    let config = format!(r#"{{"architecture":"{arch}","os":"linux"}}"#);
+    let (config_entry, layer) = (entry(&kind("config.v1+json"), &config), entry(&kind("layer.v1.tar"), "layer"));
+    let manifest = format!(r#"{{"config":{config_entry},"layers":[{layer}]}}"#);
+    let index = format!(r#"{{"manifests":[{}]}}"#, entry(&kind("manifest.v1+json"), &manifest));
+    let blob = |bytes: &str| "blobs/sha256/".to_owned() + &Digest::of(bytes.as_bytes()).hex();
+    for (name, bytes) in [("index.json".to_owned(), &index), (blob(&manifest), &manifest), (blob(&config), &config)] {
+        tell(stage, &Report::Document { path: path(&name), begins: true, bytes: bytes.clone().into_bytes() });
     }
     tell(stage, &Report::Done(Totals::default()))
 }

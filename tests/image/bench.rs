@@ -5,13 +5,14 @@ use nix::sched::{CloneFlags, unshare};
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wherry::image::store::Store;
-use wherry::image::{Digest, Record, Reference, Source};
+use wherry::image::{Digest, Form, Record, Reference, Source};
 use wherry::ipc::{Conn, FromStage, StageJob, ToStage};
 use wherry::protocol::Reason;
 use wherry::sys::process::{Child, Spawn, reap, spawn};
@@ -105,6 +106,27 @@ impl Bench {
         self.stage_in(&self.data(), source, change)
     }
 
+    /// What becomes of a file that the network brings, with this digest as the pinned one.
+    pub fn fetch_in(&self, data: &Path, form: Form, bytes: &[u8], change: impl FnOnce(&mut StageJob)) -> Answer {
+        let mut job = self.job(data, download(form));
+        job.digest = Some(Digest::of(bytes));
+        change(&mut job);
+        let (child, conn) = self.start(&job);
+        let answer = answer_to(&conn, bytes);
+        reap(child.pid).unwrap();
+        answer
+    }
+
+    pub fn fetch(&self, form: Form, bytes: &[u8], change: impl FnOnce(&mut StageJob)) -> Answer {
+        self.fetch_in(&self.data(), form, bytes, change)
+    }
+
+    /// The layout as one tar file.
+    pub fn packed(&self, layout: &str) -> Vec<u8> {
+        run("tar", &["-C", layout, "-cf", "packed", "."], self.dir());
+        fs::read(self.dir().join("packed")).unwrap()
+    }
+
     pub fn store_is_empty(&self) {
         for dir in ["staging", "layers", "images"] {
             assert_eq!(names(&self.data().join(dir)), BTreeSet::new(), "{dir}");
@@ -135,14 +157,29 @@ impl Bench {
 
 /// The last message of stage.
 pub fn answer(conn: &Conn) -> Answer {
+    answer_to(conn, b"")
+}
+
+/// The same, with these bytes for what it wants from the network.
+pub fn answer_to(conn: &Conn, download: &[u8]) -> Answer {
     loop {
-        match conn.recv::<FromStage>().unwrap() {
-            Some(FromStage::Progress(_) | FromStage::Wish(_)) => {}
-            Some(FromStage::Ready(record)) => return Ok(record),
-            Some(FromStage::Failed(f)) => return Err((f.reason, f.message)),
+        match conn.recv_with::<FromStage>().unwrap() {
+            Some((FromStage::Progress(_), _)) => {}
+            Some((FromStage::Wish(_), mut fds)) => {
+                // Whoever reads may have seen enough.
+                let _ = fs::File::from(fds.pop().unwrap()).write_all(download);
+                let _ = conn.send(&ToStage::Downloaded(Ok(download.len() as u64)));
+            }
+            Some((FromStage::Ready(record), _)) => return Ok(record),
+            Some((FromStage::Failed(f), _)) => return Err((f.reason, f.message)),
             None => panic!("stage ended without an answer"),
         }
     }
+}
+
+/// An image from the network.
+pub fn download(form: Form) -> Source {
+    Source::Http { url: "http://localhost/image.tar".parse().unwrap(), form }
 }
 
 fn host() -> &'static str {
