@@ -38,7 +38,7 @@ fn whole(rounds: usize, idle: Duration) -> Table {
     memory::binary(&mut table);
     // Fewer rounds of many: each has many starts in it.
     starts::measure(&mut table, &[1, 10, 100], |many| (rounds * 2 / (1 + many)).max(3).min(rounds));
-    memory::resident(&mut table, 100, 10);
+    memory::resident(&mut table, 100, 8);
     memory::flash(&mut table, idle);
     table
 }
@@ -46,7 +46,7 @@ fn whole(rounds: usize, idle: Duration) -> Table {
 fn short() {
     let mut table = Table::default();
     memory::binary(&mut table);
-    starts::measure(&mut table, &[1, 2], |_| 2);
+    starts::measure(&mut table, &[1, 10], |_| 1);
     memory::resident(&mut table, 3, 2);
     memory::flash(&mut table, Duration::from_secs(2));
     let (text, value) = (table.markdown(), table.json());

@@ -109,7 +109,7 @@ struct Stand<'a> {
 impl<'a> Stand<'a> {
     fn new(device: &'a Device, counts: &[usize]) -> Self {
         for &many in counts {
-            device.applied(&app(many));
+            apps(many).iter().for_each(|app| device.applied(app));
         }
         let root = only_layer(&device.dir.join("data/layers"));
         fs::create_dir(device.dir.join("bundle")).unwrap();
@@ -157,14 +157,13 @@ impl<'a> Stand<'a> {
 
     fn wherry(&mut self, many: usize) -> (Cost, Duration) {
         let before = cpu_of(self.device.keeper());
-        let client = client(&self.device.dir.join("run/control.sock"));
-        let scope = Scope { app: name(many).parse().unwrap(), container: None };
+        let socket = self.device.dir.join("run/control.sock");
+        let apps: Vec<(Conn, Scope)> =
+            names(many).into_iter().map(|app| (client(&socket), Scope { app: app.parse().unwrap(), container: None })).collect();
         let start = Instant::now();
-        client.send(&Request::Start(scope.clone())).unwrap();
-        assert_eq!(client.recv().unwrap(), Some(Reply::Done));
+        ask(&apps, Request::Start, &Reply::Done);
         let exec = start.elapsed();
-        client.send(&Request::Wait(scope)).unwrap();
-        assert_eq!(client.recv().unwrap(), Some(Reply::Exited(Ended::Code(0))));
+        ask(&apps, Request::Wait, &Reply::Exited(Ended::Code(0)));
         let wall = start.elapsed();
         // Behind the answer: what keeper clears away, so that nobody else's round pays for it.
         std::thread::sleep(Duration::from_millis(20 + many as u64));
@@ -260,14 +259,32 @@ impl Drop for Stand<'_> {
     }
 }
 
-fn name(many: usize) -> String {
-    format!("true{many}")
+/// Most containers of one app.
+const MOST: usize = 8;
+
+fn names(many: usize) -> Vec<String> {
+    (0..many.div_ceil(MOST)).map(|n| format!("true{many}-{n}")).collect()
 }
 
-fn app(many: usize) -> Value {
+/// As many containers in as few apps as that takes.
+fn apps(many: usize) -> Vec<Value> {
     let one = json!({"image": {"ref": layout("plain")}, "command": ["/bin/true"], "restart": {"policy": "no"}});
-    let containers: serde_json::Map<String, Value> = (0..many).map(|n| (format!("c{n}"), one.clone())).collect();
-    json!({"wherry": 1, "app": name(many), "containers": containers})
+    let app = |(n, name): (usize, String)| {
+        let containers: serde_json::Map<String, Value> =
+            (n * MOST..many.min((n + 1) * MOST)).map(|n| (format!("c{n}"), one.clone())).collect();
+        json!({"wherry": 1, "app": name, "containers": containers})
+    };
+    names(many).into_iter().enumerate().map(app).collect()
+}
+
+/// The same of all apps, and the answer of each.
+fn ask(apps: &[(Conn, Scope)], request: fn(Scope) -> Request, answer: &Reply) {
+    for (client, scope) in apps {
+        client.send(&request(scope.clone())).unwrap();
+    }
+    for (client, _) in apps {
+        assert_eq!(client.recv().unwrap().as_ref(), Some(answer));
+    }
 }
 
 /// The directory of the one layer in the store.
