@@ -5,6 +5,10 @@ mod harness;
 use harness::{
     Device, Signal, Value, eventually, is_alive, json, kill, manifest, numbered, role_of, shell, sleeper, steadily, with, within,
 };
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -548,4 +552,51 @@ fn a_record_that_names_a_stranger_does_the_stranger_no_harm() {
     }
     stranger.kill().unwrap();
     stranger.wait().unwrap();
+}
+
+// ---- launch is slow ----
+
+/// Holds keeper's next launch right after it has named its child, its socket still open. The thread ends, and lets go of both, when that is over.
+fn hold_the_next_launch(keeper: i32, hold: Duration) -> std::thread::JoinHandle<()> {
+    let (ready, waiting) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let keeper = Pid::from_raw(keeper);
+        ptrace::seize(keeper, Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACESYSGOOD).expect("keeper can be traced");
+        ready.send(()).unwrap();
+        loop {
+            // Of this thread alone: the other tests have children, too.
+            match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)).unwrap() {
+                WaitStatus::PtraceSyscall(pid) if has_sent(pid) => return std::thread::sleep(hold),
+                WaitStatus::PtraceEvent(pid, ..) if pid == keeper => ptrace::cont(pid, None).unwrap(),
+                WaitStatus::PtraceSyscall(pid) | WaitStatus::PtraceEvent(pid, ..) => ptrace::syscall(pid, None).unwrap(),
+                WaitStatus::Stopped(pid, signal) => ptrace::cont(pid, signal).unwrap(),
+                other => panic!("launch has sent nothing: {other:?}"),
+            }
+        }
+    });
+    waiting.recv().unwrap();
+    thread
+}
+
+/// Whether the process has just come back from sendmsg(2); on its way there, the answer would still be ENOSYS.
+fn has_sent(pid: Pid) -> bool {
+    let regs = ptrace::getregs(pid).unwrap();
+    regs.orig_rax as i64 == libc::SYS_sendmsg && regs.rax as i64 != -i64::from(libc::ENOSYS)
+}
+
+#[test]
+fn a_container_that_ends_before_its_launch_is_gone_has_run() {
+    let device = Device::new();
+    device.applied(&manifest("web", with(shell("echo done"), json!({"restart": {"policy": "no"}}))));
+    device.becomes("web", "exited");
+    let held = hold_the_next_launch(device.keeper(), Duration::from_secs(2));
+    device.ok(&["start", "web"]);
+    assert!(!held.is_finished(), "launch must still be there");
+    assert!(device.says("web", "done").ends_with("done\n"));
+    device.becomes("web", "exited");
+    held.join().unwrap();
+    steadily(Duration::from_millis(500), "it has run and ended well", || {
+        let ended = device.container("web").unwrap();
+        ended["state"] == "exited" && ended["last_exit"] == json!({"code": 0}) && ended["error"].is_null()
+    });
 }
