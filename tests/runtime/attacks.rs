@@ -1,8 +1,8 @@
 //! What hostile images and running containers of other runtimes got away with (`tests/cve.toml`), tried against this one.
 
 use crate::stand::{
-    Host, PATIENCE, args, cloned, failure, finish_role, readable, shell, spawn_launch, spawn_launch_traced, spawn_launch_with, strings,
-    until_eof, within,
+    Host, PATIENCE, args, cloned, descriptors, failure, finish_role, readable, shell, spawn_launch, spawn_launch_traced, spawn_launch_with,
+    strings, until_eof, within,
 };
 use std::fs::{self, File};
 use std::io::Read;
@@ -54,16 +54,42 @@ fn a_group_file_without_end_is_refused_and_countless_groups_are_not_all_taken() 
     assert_eq!(host.run(&wanted).output, "1\n");
 }
 
+/// Launch gets none but its socket; what it does should it hold another is what counts when some library opens one.
+#[test]
+fn a_descriptor_that_launch_was_left_with_reaches_neither_pid_1_nor_a_program() {
+    let host = Host::new();
+    let dir = host.dir.join("left");
+    fs::create_dir(&dir).unwrap();
+    let (leaked, name) = (File::open(&dir).unwrap(), dir.to_str().unwrap());
+    let (seen, list) = (|open: &[String]| open.iter().any(|d| d == name), "ls -l /proc/self/fd; echo ready; exec sleep 60");
+    let mut c = host.clone_by(&shell(list), || spawn_launch_with(&[], &[leaked.as_fd()])).unwrap();
+    c.conn.send(&ToLaunch::Go).unwrap();
+    assert_eq!(until_eof(&c.conn), None);
+    c.expect("ready");
+    assert!(!c.seen.contains(name), "{}", c.seen);
+    assert!(within(|| !seen(&descriptors(c.pid()))), "{:?}", descriptors(c.pid()));
+    let (conn, launch) = spawn_launch_with(&[], &[leaked.as_fd()]);
+    let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+    conn.send_with(&c.job(&shell(list), args(&["true"])), &[null.as_fd(), null.as_fd(), null.as_fd()]).unwrap();
+    let (child, _, _) = cloned(&conn).unwrap();
+    finish_role(launch);
+    let open = descriptors(child.pid);
+    conn.send(&ToLaunch::Go).unwrap();
+    assert_eq!(until_eof(&conn), None);
+    assert_eq!(reap(child.pid).unwrap(), Ended::Code(0));
+    assert!(!seen(&open), "{open:?}");
+}
+
 #[test]
 fn a_variable_without_a_value_brings_none_of_the_hosts() {
     let host = Host::new();
     let wanted = Spec { env: strings(&["SECRET", "*", "SEC*"]), ..shell("env | grep -c swordfish; echo ready; exec sleep 60") };
     let secret = [c"SECRET=swordfish".to_owned()];
-    let mut c = host.clone_by(&wanted, || spawn_launch_with(&secret)).unwrap();
+    let mut c = host.clone_by(&wanted, || spawn_launch_with(&secret, &[])).unwrap();
     c.conn.send(&ToLaunch::Go).unwrap();
     assert_eq!(until_eof(&c.conn), None);
     c.expect("0\nready");
-    let (conn, launch) = spawn_launch_with(&secret);
+    let (conn, launch) = spawn_launch_with(&secret, &[]);
     let (mut reader, writer) = std::io::pipe().unwrap();
     let null = File::open("/dev/null").unwrap();
     let job = ExecArgs { env: strings(&["SECRET", "*"]), ..args(&["sh", "-c", "env | grep -c swordfish"]) };

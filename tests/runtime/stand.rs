@@ -4,7 +4,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -242,13 +242,13 @@ pub fn binary() -> OwnedFd {
 
 pub fn spawn_launch() -> (Conn, Child) {
     let (exe, argv) = (binary(), [CString::from(c"wherry"), CString::from(c"launch")]);
-    spawn_role(&exe, &argv, &[])
+    spawn_role(&exe, &argv, &[], &[])
 }
 
-/// With variables in its environment, as keeper never starts it.
-pub fn spawn_launch_with(env: &[CString]) -> (Conn, Child) {
+/// With variables in its environment and a further descriptor, as keeper never starts it.
+pub fn spawn_launch_with(env: &[CString], further: &[BorrowedFd<'_>]) -> (Conn, Child) {
     let (exe, argv) = (binary(), [CString::from(c"wherry"), CString::from(c"launch")]);
-    spawn_role(&exe, &argv, env)
+    spawn_role(&exe, &argv, env, further)
 }
 
 /// Below strace, which must not become its parent (`-D`): what launch clones is a child of launch's parent.
@@ -256,12 +256,13 @@ pub fn spawn_launch_traced(calls: &str, log: &Path) -> (Conn, Child) {
     let exe = File::open("/usr/bin/strace").expect("strace must be installed").into();
     let (calls, log, program) = (format!("trace={calls}"), log.to_str().unwrap(), program());
     let argv = ["strace", "-D", "-f", "-qq", "-y", "-e", &calls, "-o", log, "--", program.to_str().unwrap(), "launch"];
-    spawn_role(&exe, &argv.map(|a| CString::new(a).unwrap()), &[])
+    spawn_role(&exe, &argv.map(|a| CString::new(a).unwrap()), &[], &[])
 }
 
-fn spawn_role(exe: &OwnedFd, argv: &[CString], env: &[CString]) -> (Conn, Child) {
+fn spawn_role(exe: &OwnedFd, argv: &[CString], env: &[CString], further: &[BorrowedFd<'_>]) -> (Conn, Child) {
     let (ours, theirs) = Conn::pair().unwrap();
-    let launch = spawn(&Spawn { exe: exe.as_fd(), argv, env, fds: &[theirs.as_fd()], flags: 0 }).unwrap();
+    let fds: Vec<_> = [&[theirs.as_fd()], further].concat();
+    let launch = spawn(&Spawn { exe: exe.as_fd(), argv, env, fds: &fds, flags: 0 }).unwrap();
     (ours, launch)
 }
 
