@@ -131,9 +131,12 @@ fn a_mount_target_behind_links_stays_in_the_container() {
     let source = host.dir.join("source");
     fs::write(&source, "mounted\n").unwrap();
     let bind = |target: &str| Mount::Bind { source: source.to_str().unwrap().into(), target: target.into(), readonly: true };
-    let mounts = vec![bind("/absolute/one"), bind("/upwards/two")];
-    assert_eq!(host.run(&Spec { mounts, ..shell("cat /etc/one /etc/two") }).output, "mounted\nmounted\n");
-    assert!(!Path::new("/etc/one").exists() && !Path::new("/etc/two").exists());
+    // Names of this run alone: what an earlier one may have left on the host says nothing of this one, and this one leaves nothing.
+    let [one, two] = ["one", "two"].map(|n| format!("wherry-test-{}-{n}", std::process::id()));
+    let mounts = vec![bind(&format!("/absolute/{one}")), bind(&format!("/upwards/{two}"))];
+    let output = host.run(&Spec { mounts, ..shell(&format!("cat /etc/{one} /etc/{two}")) }).output;
+    let escaped = [one, two].map(|n| fs::remove_file(Path::new("/etc").join(n)).is_ok());
+    assert_eq!((output.as_str(), escaped), ("mounted\nmounted\n", [false, false]));
     // Leads to a path that exists on the host alone.
     let f = failure(host.start(&Spec { mounts: vec![bind("/host/three")], ..shell("true") }));
     assert!(f.message.contains("/host/three"), "{}", f.message);
