@@ -556,7 +556,7 @@ fn a_record_that_names_a_stranger_does_the_stranger_no_harm() {
 
 // ---- launch is slow ----
 
-/// Holds keeper's next launch right after it has named its child, its socket still open. The thread ends, and lets go of both, when that is over.
+/// Holds keeper's next launch right after it has named its child, its socket still open. The thread ends, and lets go of it, when that is over.
 fn hold_the_next_launch(keeper: i32, hold: Duration) -> std::thread::JoinHandle<()> {
     let (ready, waiting) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -567,7 +567,8 @@ fn hold_the_next_launch(keeper: i32, hold: Duration) -> std::thread::JoinHandle<
             // Of this thread alone: the other tests have children, too.
             match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)).unwrap() {
                 WaitStatus::PtraceSyscall(pid) if has_sent(pid) => return std::thread::sleep(hold),
-                WaitStatus::PtraceEvent(pid, ..) if pid == keeper => ptrace::cont(pid, None).unwrap(),
+                // From here on keeper must not stop, as it would at each signal.
+                WaitStatus::PtraceEvent(pid, ..) if pid == keeper => ptrace::detach(pid, None).unwrap(),
                 WaitStatus::PtraceSyscall(pid) | WaitStatus::PtraceEvent(pid, ..) => ptrace::syscall(pid, None).unwrap(),
                 WaitStatus::Stopped(pid, signal) => ptrace::cont(pid, signal).unwrap(),
                 other => panic!("launch has sent nothing: {other:?}"),

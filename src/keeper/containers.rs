@@ -441,10 +441,6 @@ impl Live {
     pub fn on_exit(&mut self, ctx: &mut Context, now: Duration) {
         // What it said before it died is still in the socket.
         self.on_launch(ctx, now);
-        if self.process.is_some() && self.launching.is_some() {
-            // Launch, which has named it, may be slow to go; its copy of the socket is all that keeps the end of file away.
-            self.on_launch_end(ctx, now);
-        }
         let Some(process) = self.process.take() else { return };
         // Launch may still be on its way out: a restart must not find it there.
         self.drop_launch(ctx);

@@ -419,7 +419,7 @@ fn update(share: Share) {
     let kills = Kills {
         role: "update",
         share,
-        least: 300,
+        least: 200,
         names: &["rename", "fdatasync", "ftruncate", "unlink", "rmdir", "pidfd_send_signal", "sendmsg", "clone"],
     };
     let mut serial = 0;
