@@ -75,7 +75,8 @@ impl Device {
     /// Nothing runs yet, and the broker will ask for a password.
     pub fn prepared_with_login(extra: Value, login: Option<(&str, &str)>) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let id = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Of one width: what is looked for by name must not be found in the name of another, and be swept away.
+        let id = format!("t{}-{:03}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("wherry-{id}"));
         fs::create_dir(&dir).unwrap();
         let broker = Broker::new(&dir, login);

@@ -37,7 +37,7 @@ pub struct Host {
 impl Host {
     pub fn new() -> Self {
         assert!(nix::unistd::Uid::effective().is_root(), "these tests start containers: run them as root");
-        let name = format!("rt-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = format!("rt-{}-{:03}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("wherry-{name}"));
         fs::create_dir_all(dir.join("scratch")).unwrap();
         let layer = dir.join("layer");
