@@ -689,7 +689,9 @@ fn promised(markdown: &str) -> (BTreeSet<String>, BTreeSet<String>) {
                 verbs.extend(verb.map(|verb| verb.to_string()));
             }
             let path = word.trim_start_matches("./").trim_end_matches(['.', ',', ')', '"', ';']);
-            let is_ours = ["board/", "cross/", "tests/", ".ci/"].iter().any(|folder| path.starts_with(folder) && path != *folder);
+            let is_ours = ["board/", "cross/", "openwrt/", "tests/", "yocto/", ".ci/"]
+                .iter()
+                .any(|folder| path.starts_with(folder) && path != *folder);
             if is_ours && !path.contains(['{', '*', '<', '$', '…']) {
                 scripts.insert(path.to_string());
             }

@@ -1,0 +1,1 @@
+# Nothing is compiled here: openwrt/build packs a binary that is built already.
