@@ -31,13 +31,18 @@ target_facts() {
     seccomp_sha256=$(toml targets.toml libseccomp tarball)
     debian_package=$(toml targets.toml libseccomp debian "$target" package)
     debian_sha256=$(toml targets.toml libseccomp debian "$target" sha256)
+    musl_version=$(toml targets.toml musl version)
+    musl_sha256=$(toml targets.toml musl tarball)
     zig_args=$(toml targets.toml target "$target" zig)
+    own_std=$(toml targets.toml target "$target" own_std)
     cflags=$(toml targets.toml libseccomp cflags)
     zig=$cache/zig-$zig_version/ziglang/zig
     # Everything that changes the object code is in the name, so a changed flag makes a new build and an old one stays valid.
     tools=$cache/$target/tools-$(name_key)
     seccomp_built=$cache/$target/libseccomp-$seccomp_version-built-$(name_key "$seccomp_sha256")
-    seccomp_debian=$cache/$target/libseccomp-$seccomp_version-debian-$(name_key "$debian_sha256" "$(cat "$here/libseccomp/fortify.c")")
+    seccomp_debian=$cache/$target/libseccomp-$seccomp_version-debian-$(name_key "$debian_sha256" "$(cat "$here/libseccomp/glibc.c")")
+    # Only for a target whose standard library is compiled here.
+    musl=${own_std:+$cache/$target/musl-$musl_version-$(name_key "$musl_sha256" "$(toml targets.toml musl unwind)")}
 }
 
 name_key() { printf '%s\n' "$zig_version" "$zig_args" "$cflags" "$@" | sha256sum | cut -c1-12; }

@@ -563,13 +563,18 @@ fn hold_the_next_launch(keeper: i32, hold: Duration) -> std::thread::JoinHandle<
         let keeper = Pid::from_raw(keeper);
         ptrace::seize(keeper, Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACESYSGOOD).expect("keeper can be traced");
         ready.send(()).unwrap();
+        let mut stops = 0;
         loop {
             // Of this thread alone: the other tests have children, too.
             match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)).unwrap() {
-                WaitStatus::PtraceSyscall(pid) if has_sent(pid) => return std::thread::sleep(hold),
+                WaitStatus::PtraceSyscall(pid) if sends(pid) && stops == 1 => return std::thread::sleep(hold),
                 // From here on keeper must not stop, as it would at each signal.
                 WaitStatus::PtraceEvent(pid, ..) if pid == keeper => ptrace::detach(pid, None).unwrap(),
-                WaitStatus::PtraceSyscall(pid) | WaitStatus::PtraceEvent(pid, ..) => ptrace::syscall(pid, None).unwrap(),
+                WaitStatus::PtraceSyscall(pid) => {
+                    stops += i32::from(sends(pid));
+                    ptrace::syscall(pid, None).unwrap();
+                }
+                WaitStatus::PtraceEvent(pid, ..) => ptrace::syscall(pid, None).unwrap(),
                 WaitStatus::Stopped(pid, signal) => ptrace::cont(pid, signal).unwrap(),
                 other => panic!("launch has sent nothing: {other:?}"),
             }
@@ -579,10 +584,10 @@ fn hold_the_next_launch(keeper: i32, hold: Duration) -> std::thread::JoinHandle<
     thread
 }
 
-/// Whether the process has just come back from sendmsg(2); on its way there, the answer would still be ENOSYS.
-fn has_sent(pid: Pid) -> bool {
-    let regs = ptrace::getregs(pid).unwrap();
-    regs.orig_rax as i64 == libc::SYS_sendmsg && regs.rax as i64 != -i64::from(libc::ENOSYS)
+/// Whether the process, stopped at a system call, is at sendmsg(2): first on its way there, then on its way back.
+fn sends(pid: Pid) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+    call.split(' ').next() == Some(&libc::SYS_sendmsg.to_string())
 }
 
 #[test]

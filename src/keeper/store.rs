@@ -146,7 +146,7 @@ impl Store {
     fn free(&self) -> Option<u64> {
         let found = nix::sys::statvfs::statvfs(&self.data).ok()?;
         let inodes = found.files() == 0 || found.files_available() > 4;
-        inodes.then(|| found.blocks_available() * found.fragment_size())
+        inodes.then(|| found.blocks_available() as u64 * found.fragment_size() as u64)
     }
 
     fn reserve(&self) -> PathBuf {
