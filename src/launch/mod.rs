@@ -20,7 +20,7 @@ use crate::init::{self, Start};
 use crate::ipc::{Conn, Failure, FromLaunch, ToLaunch};
 use crate::manifest::{Mount, Network};
 use crate::protocol::Reason;
-use crate::sys::process::{Child, CloneArgs, Cloned, clone, exit_now};
+use crate::sys::process::{Child, CloneArgs, Cloned, Ended, clone, exit_now, reap};
 use crate::sys::{fd, limits};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
@@ -160,12 +160,24 @@ fn clone_pid1(group: &Group, own_network: bool) -> Result<(Cloned, bool), Failur
 fn clone_into(group: &Group, flags: i32) -> io::Result<(Cloned, bool)> {
     let flags = (libc::CLONE_PARENT | flags) as u64;
     // Closed in the child as well when this function returns there.
-    let dir = group.unified_fd()?;
+    let dir = group.unified_fd()?.filter(|dir| survives_birth(dir.as_fd()));
     let born_there = clone(CloneArgs { flags, exit_signal: 0, cgroup: dir.as_ref().map(AsFd::as_fd) });
     match born_there {
         // Kernels before 5.7, or a group that nobody can be born into.
         Err(e) if dir.is_some() && refuses_birth(&e) => Ok((clone(CloneArgs { flags, exit_signal: 0, cgroup: None })?, false)),
         other => Ok((other?, dir.is_some())),
+    }
+}
+
+/// Whether a child that is born into the group lives; asked of one that ends at once. Linux (6.14, and older stable releases with the same change)
+/// counts how often each group was killed as a whole, and takes a birth into one whose count is not that of the maker's own group for one that
+/// the kill came in between: SIGKILL. So it is where an earlier container's group could not be removed yet, or ours was killed before we were in it.
+fn survives_birth(dir: BorrowedFd<'_>) -> bool {
+    match clone(CloneArgs { flags: libc::CLONE_VFORK as u64, exit_signal: libc::SIGCHLD as u64, cgroup: Some(dir) }) {
+        Ok(Cloned::Child) => exit_now(0),
+        Ok(Cloned::Parent(child)) => matches!(reap(child.pid), Ok(Ended::Code(0))),
+        // Whatever is in the way will be told of the clone that counts.
+        Err(_) => true,
     }
 }
 

@@ -136,6 +136,21 @@ fn a_limit_above_our_own_is_set_as_high_as_may_be_and_told_unless_required() {
     });
 }
 
+/// `cgroup.kill` (Linux 5.14) leaves a mark on the group, and who is born into it later may be killed for that (Linux 6.14).
+#[test]
+fn a_group_that_was_killed_once_holds_the_next_container_as_any_other() {
+    let host = Host::new();
+    if host.layout.unified.is_none() {
+        return;
+    }
+    let group = host.layout.group(&host.group);
+    group.create(&Default::default()).unwrap();
+    group.kill().unwrap();
+    let mut c = host.start(&shell("cat /proc/self/cgroup; echo ready; exec sleep 60")).unwrap();
+    c.expect("ready");
+    assert!(group.pids().contains(&c.pid()), "{:?}", group.pids());
+}
+
 #[test]
 fn a_child_can_be_born_into_a_group_of_the_v2_tree_alone() {
     let mut host = Host::new();
