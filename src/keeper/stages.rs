@@ -163,8 +163,11 @@ impl Keeper {
                     self.start_downloads();
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // End of file, or garbage: its exit is dealt with next.
-                Ok(None) | Err(_) => return stage.kill(),
+                // End of file, or garbage: its exit is dealt with next. Until then its socket would be ready all the time.
+                Ok(None) | Err(_) => {
+                    stage.kill();
+                    return self.ctx.poll.remove(&stage.conn, stage.token);
+                }
             }
         }
     }
