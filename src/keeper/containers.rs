@@ -276,6 +276,8 @@ impl Live {
             self.relaunch = Some(now + CLEAN_RETRY);
             return;
         }
+        // Whoever waited for the old group to go: here it comes. A second launch would take the group of the first for the old one.
+        self.relaunch = None;
         (self.failure, self.finished) = (None, false);
         if let Err(e) = self.try_launch(ctx, now) {
             self.fail(reason(&e), format!("cannot start {}: {e}", self.key));
