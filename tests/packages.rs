@@ -3,8 +3,11 @@
 //! A device is a root directory with busybox and OpenWrt's own `uci` and `jshn`, entered by chroot. procd, rc.common and functions.sh are
 //! stand-ins (`packages/root`): what they are asked is seen here, what the real ones make of it is not.
 
+mod harness;
 #[path = "packages/ipk.rs"]
 mod ipk;
+#[path = "packages/layer.rs"]
+mod layer;
 #[path = "packages/root.rs"]
 mod root;
 #[path = "packages/scripts.rs"]
@@ -13,3 +16,5 @@ mod scripts;
 mod service;
 #[path = "packages/settings.rs"]
 mod settings;
+#[path = "packages/sysvinit.rs"]
+mod sysvinit;

@@ -43,8 +43,9 @@ impl Drop for Scratch {
 /// Runs a command that must succeed; answers its output.
 pub fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
-    assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
+    let said = String::from_utf8(stdout).unwrap();
+    assert!(status.success(), "{command:?}: {status}\n{said}{}", String::from_utf8_lossy(&stderr));
+    said
 }
 
 /// Runs a command that must fail; answers its exit code and what it said.

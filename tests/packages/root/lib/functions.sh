@@ -1,4 +1,5 @@
 # Stands in for OpenWrt's /lib/functions.sh, of which no registry has the source: of it, what package scripts call, with the same effects.
+# shellcheck shell=sh
 
 packaged() { grep -s "^$1" "$IPKG_INSTROOT/usr/lib/opkg/info/wherry.list"; }
 

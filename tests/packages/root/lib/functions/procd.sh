@@ -1,4 +1,5 @@
 # Stands in for procd: a record in /tmp/procd of what procd would be asked, a line each. It starts, signals and restarts nothing.
+# shellcheck shell=sh
 
 asked() { printf '%s\n' "$*" >>/tmp/procd; }
 procd_open_service() { asked "open $1"; }
