@@ -534,44 +534,44 @@ fn keeper_killed_at_any_call_of_an_update_leaves_the_old_version_or_the_new_one(
 }
 
 #[test]
-#[ignore = "all seven take every call of every role: half an hour"]
+#[ignore = "all seven take every call of every role: five minutes"]
 fn all_of_launch() {
     launch(Share::All);
 }
 
 #[test]
-#[ignore = "all seven take every call of every role: half an hour"]
+#[ignore = "all seven take every call of every role: five minutes"]
 fn all_of_pid_1() {
     pid1(Share::All);
 }
 
 #[test]
-#[ignore = "all seven take every call of every role: half an hour"]
+#[ignore = "all seven take every call of every role: five minutes"]
 fn all_of_payload() {
     payload(Share::All);
     payload_as_pid1(Share::All);
 }
 
 #[test]
-#[ignore = "all seven take every call of every role: half an hour"]
+#[ignore = "all seven take every call of every role: five minutes"]
 fn all_of_stage() {
     stage(Share::All);
 }
 
 #[test]
-#[ignore = "all seven take every call of every role: half an hour"]
+#[ignore = "all seven take every call of every role: five minutes"]
 fn all_of_adopt() {
     adopt(Share::All);
 }
 
 #[test]
-#[ignore = "all seven take every call of every role: half an hour"]
+#[ignore = "all seven take every call of every role: five minutes"]
 fn all_of_boot() {
     boot(Share::All);
 }
 
 #[test]
-#[ignore = "all seven take every call of every role: half an hour"]
+#[ignore = "all seven take every call of every role: five minutes"]
 fn all_of_update() {
     update(Share::All);
 }
