@@ -18,3 +18,5 @@ mod service;
 mod settings;
 #[path = "packages/sysvinit.rs"]
 mod sysvinit;
+#[path = "packages/systemd.rs"]
+mod systemd;

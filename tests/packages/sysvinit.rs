@@ -1,6 +1,6 @@
 //! The layer's init script with a real keeper: who starts it again, and what becomes of containers.
 
-use crate::harness::{Device, Signal, eventually, is_alive, json, kill, manifest, role_of, sleeper};
+use crate::harness::{Device, Signal, Value, eventually, is_alive, json, kill, manifest, role_of, sleeper, with};
 use crate::root::tree;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ impl Machine {
         let mut script = fs::read_to_string(tree(SCRIPT)).unwrap();
         for (old, new) in [
             ("DAEMON=/usr/bin/wherry\n", format!("DAEMON={}\n", device.program.display())),
-            ("OPTIONS=\n", format!("OPTIONS='--config {}'\n", at("settings.json"))),
+            ("SETTINGS=/etc/wherry/settings.json\n", format!("SETTINGS={}\n", at("settings.json"))),
             ("RUN=/run/wherry.supervisor\n", format!("RUN={}\n", at("supervisor"))),
             ("DELAY=5\n", "DELAY=1\n".into()),
             ("SELF=/etc/init.d/wherry\n", format!("SELF={}\n", at("init"))),
@@ -29,8 +29,19 @@ impl Machine {
             script = script.replace(old, &new);
         }
         device.file("init", script);
-        device.file("settings.json", device.settings.to_string());
-        Self { device, shell }
+        let machine = Self { device, shell };
+        machine.configure("first");
+        machine
+    }
+
+    /// Writes settings with another id of the device.
+    fn configure(&self, id: &str) {
+        let settings = with(self.device.settings.clone(), json!({"device": id}));
+        self.device.file("settings.json", settings.to_string());
+    }
+
+    fn id(&self) -> Value {
+        self.device.json(&["status"])["device"].clone()
     }
 
     /// Calls the script as init does; answers its status.
@@ -61,7 +72,13 @@ fn keeps_keeper_up_and_containers_alone(shell: &'static [&'static str]) {
     kill(first, Signal::SIGKILL);
     let second = eventually("keeper is started again", || Some(machine.keeper()).filter(|pid| *pid != first));
     assert_eq!((machine.call("start", None), machine.call("status", None), machine.keeper()), (0, 0, second), "a second start is none");
+
+    machine.configure("second");
     assert_eq!((machine.call("reload", None), machine.keeper()), (0, second), "a reload keeps the pid");
+    eventually("the settings are read anew", || (machine.id() == "second").then_some(()));
+    machine.configure("no id");
+    assert_eq!((machine.call("reload", None), machine.keeper()), (6, second), "nobody is told of wrong settings");
+    machine.configure("third");
     assert_eq!(machine.call("restart", None), 0);
     assert_ne!(machine.keeper(), second);
     assert_eq!(device.running("web"), payload);

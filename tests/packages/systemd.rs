@@ -1,0 +1,124 @@
+//! The layer's unit under a real systemd, which is pid 1 of a machine of its own (`packages/systemd`).
+//!
+//! Debian 12's systemd is older than DelegateSubgroup, so that line alone is not seen here.
+
+use crate::harness::device::{hierarchies, remove_groups};
+use crate::harness::{eventually, is_alive};
+use crate::root::{Scratch, fails, program, run, tree};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const UNIT: &str = "yocto/meta-wherry/recipes-containers/wherry/files/wherry.service";
+
+struct Booted {
+    root: Scratch,
+    /// `unshare`: systemd dies with it.
+    child: Child,
+    pid1: i32,
+}
+
+impl Booted {
+    fn new() -> Self {
+        let root = Scratch::new();
+        let mut command = Command::new(tree("tests/packages/systemd"));
+        command.arg(root.path()).arg(program()).arg(tree(UNIT)).arg(crate::harness::image::dir());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        // Before it is started, the script's own helpers are such children.
+        let runs = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(b"/usr/lib/systemd/systemd\0"));
+        let pid1 = eventually("systemd runs", || fs::read_to_string(&children).ok()?.trim().parse().ok().filter(runs));
+        Self { root, child, pid1 }
+    }
+
+    /// A command on the machine.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.pid1)).args(["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net", "--"]);
+        command.args(["env", "-i", "PATH=/usr/bin:/usr/sbin:/opt"]).args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        run(&mut self.command(words)).trim_end().to_owned()
+    }
+
+    fn property(&self, name: &str) -> String {
+        self.run(&["systemctl", "show", "--property", name, "--value", "wherry.service"])
+    }
+
+    /// Keeper's pid, once it answers.
+    fn keeper(&self) -> String {
+        eventually("keeper answers", || {
+            let answer = self.command(&["wherry", "ls"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            answer.is_ok_and(|status| status.success()).then(|| self.property("MainPID"))
+        })
+    }
+
+    /// The container's first process.
+    fn payload(&self) -> String {
+        eventually("the container runs", || {
+            let pids = self.run(&["cat", "/sys/fs/cgroup/system.slice/wherry.service/web/main/cgroup.procs"]);
+            pids.lines().next().map(str::to_owned)
+        })
+    }
+
+    fn write_settings(&self, id: &str) {
+        let text = format!("{{\"device\": \"{id}\", \"cgroup\": \"system.slice/wherry.service\", \"import_dirs\": [\"/images\"]}}");
+        self.run(&["sh", "-c", "printf %s \"$1\" >/etc/wherry/settings.json", "sh", &text]);
+    }
+}
+
+impl Drop for Booted {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        eventually("systemd is gone", || (!is_alive(self.pid1)).then_some(()));
+        let name = self.root.path().file_name().unwrap();
+        for tree in hierarchies() {
+            let group = tree.join("wherry").join(name);
+            eventually("its groups are gone", || {
+                remove_groups(&group);
+                (!group.exists()).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
+fn under_systemd_keeper_comes_up_again_and_containers_run_on() {
+    let machine = Booted::new();
+    let first = machine.keeper();
+    machine.run(&["wherry", "run", "--detach", "--name", "web", "oci:/images/layout:plain", "sleep", "100000"]);
+    let payload = machine.payload();
+
+    machine.run(&["kill", "-KILL", &first]);
+    let second = eventually("keeper is started again", || Some(machine.keeper()).filter(|pid| *pid != first && pid != "0"));
+    assert_eq!(machine.payload(), payload);
+
+    machine.write_settings("second");
+    machine.run(&["systemctl", "reload", "wherry"]);
+    let status = || String::from_utf8(machine.command(&["wherry", "status"]).output().unwrap().stdout).unwrap();
+    eventually("the settings are read anew", || status().contains("second").then_some(()));
+    assert_eq!(machine.keeper(), second, "a reload keeps the pid");
+    machine.write_settings("no id");
+    fails(&mut machine.command(&["systemctl", "reload", "wherry"]));
+    assert_eq!((machine.keeper(), machine.property("ActiveState")), (second.clone(), "active".into()), "nobody is told of wrong settings");
+    machine.write_settings("third");
+
+    machine.run(&["systemctl", "restart", "wherry"]);
+    assert_ne!(machine.keeper(), second);
+    assert_eq!(machine.payload(), payload);
+
+    machine.run(&["systemctl", "stop", "wherry"]);
+    assert_eq!(
+        (machine.property("ActiveState"), machine.payload()),
+        ("inactive".into(), payload.clone()),
+        "a stop leaves containers alone"
+    );
+    machine.run(&["systemctl", "start", "wherry"]);
+    machine.keeper();
+    assert_eq!(machine.payload(), payload);
+    machine.run(&["wherry", "rm", "web"]);
+    assert!(!Path::new(&format!("/proc/{}/root/sys/fs/cgroup/system.slice/wherry.service/web", machine.pid1)).exists());
+}
