@@ -120,5 +120,6 @@ fn under_systemd_keeper_comes_up_again_and_containers_run_on() {
     machine.keeper();
     assert_eq!(machine.payload(), payload);
     machine.run(&["wherry", "rm", "web"]);
-    assert!(!Path::new(&format!("/proc/{}/root/sys/fs/cgroup/system.slice/wherry.service/web", machine.pid1)).exists());
+    let group = format!("/proc/{}/root/sys/fs/cgroup/system.slice/wherry.service/web", machine.pid1);
+    eventually("nothing of the app is left", || (!Path::new(&group).exists()).then_some(()));
 }
