@@ -3,6 +3,7 @@
 use crate::root::{Device, run};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 const INSTANCE: [&str; 11] = [
     "open wherry",
@@ -60,6 +61,25 @@ fn after_a_slip_procd_is_asked_for_what_runs_already() {
     fs::remove_file(device.at("etc/wherry/settings.json")).unwrap();
     run(&mut device.init("start"));
     assert_eq!(device.asked(), ["open wherry", "trigger wherry", "set"], "without settings that were ever good there is nothing to start");
+}
+
+#[test]
+fn settings_that_cannot_be_written_leave_the_old_ones_whole() {
+    let device = Device::new();
+    run(&mut device.init("start"));
+    let before = device.read("etc/wherry/settings.json");
+    run(device.command("uci").args(["set", "wherry.main.interval_s=30"]));
+    run(Command::new("mknod").arg(device.at("dev/full")).args(["c", "1", "7"]));
+    // The kernel's own full disk.
+    std::os::unix::fs::symlink("/dev/full", device.at("etc/wherry/settings.json.new")).unwrap();
+    device.asked();
+    run(&mut device.init("reload"));
+    let logged = device.logged();
+    let start = "-t wherry -p daemon.err cannot write /etc/wherry/settings.json: ";
+    assert!(logged.len() == 1 && logged[0].starts_with(start) && logged[0].contains("No space left on device"), "{logged:?}");
+    assert_eq!((device.read("etc/wherry/settings.json"), device.asked()), (before, INSTANCE.map(String::from).into()));
+    run(&mut device.init("reload"));
+    assert!(device.read("etc/wherry/settings.json").contains("\"interval_s\": 30"), "the next time it is tried again");
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn any_value_reads_back_as_it_was_written_and_none_is_a_command() {
         "* ? [a-z] ~ {a,b} !",
         "-n",
         "-- %s %n",
+        "it's\nconfig $(touch /tmp/ran)\nconfig ;touch${IFS}/tmp/ran\n'",
         "{\"json\": [null]}",
         "true",
         "1",

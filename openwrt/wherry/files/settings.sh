@@ -19,7 +19,7 @@ render_settings() (
 		tell err "bad configuration, nothing changed: $(first_fault "$work")"
 		exit 1
 	fi
-	cmp -s "$work/settings.json" "$SETTINGS" || put_in_place "$work/settings.json"
+	cmp -s "$work/settings.json" "$SETTINGS" || put_in_place "$work"
 )
 
 # The first error, without the name of the temporary file. Excerpts of the text, which follow a fault, are indented.
@@ -27,8 +27,14 @@ first_fault() {
 	grep -e '^[^ ]*: error: ' -e '^wherry: ' "$1/faults" | sed "s|^$1/settings.json: error: ||; s|$1/settings.json|the settings|; q"
 }
 
-# Renamed when whole: a router loses power at any moment.
+# Renamed when whole: a router loses power at any moment, and its flash may be full.
 put_in_place() {
-	mkdir -p "${SETTINGS%/*}" && cp "$1" "$SETTINGS.new" && fsync "$SETTINGS.new" 2>/dev/null
-	mv "$SETTINGS.new" "$SETTINGS" || { tell err "cannot write $SETTINGS"; return 1; }
+	mkdir -p "${SETTINGS%/*}" 2>"$1/fault" && cp "$1/settings.json" "$SETTINGS.new" 2>"$1/fault" && sync_file "$SETTINGS.new" &&
+		mv "$SETTINGS.new" "$SETTINGS" 2>"$1/fault" && return 0
+	rm -f "$SETTINGS.new"
+	tell err "cannot write $SETTINGS: $(head -n 1 "$1/fault")"
+	return 1
 }
+
+# Not every busybox has fsync.
+sync_file() { fsync "$1" 2>/dev/null || sync; }
