@@ -1,5 +1,14 @@
-# The board "host": is this machine fit, what does it lack, where is the binary? Sourced by board/run.
-# shellcheck shell=bash disable=SC2154 # variables of board/run
+# The board "host": is this machine fit, what does it lack, where is the binary, how does it start? Sourced by board/run.
+# shellcheck shell=bash disable=SC2154,SC2016,SC2164 # variables of board/run; text for the reader to paste; run with set -e
+
+slowness=1
+begun_with=start
+in_container='-it demo sh                      a shell in the container'
+# What the walk's commands begin with where they run on the device.
+remote=''
+# Of its own below /sys/fs/cgroup.
+group=wherry/board-$$
+device() { eval "$1"; }
 
 announce() {
     cat <<'TEXT'
@@ -54,20 +63,74 @@ install_what_is_missing() {
     echo "nothing (any more)"
 }
 
-find_binary() {
-    [ -z "$binary" ] || { binary=$(readlink -f "$binary") || true; return 0; }
-    heading "Building the static binary"
-    command -v cargo >/dev/null || fail "there is no cargo" "install stable Rust with rustup first"
-    patiently "$board_directory/../cross/setup" "$(setting target)"
-    patiently "$board_directory/../cross/build" --release "$(setting target)" >"$directory/built"
-    binary=$(cat "$directory/built")
-}
-
 check_binary() {
-    if [ ! -f "$binary" ] || [ ! -x "$binary" ]; then
-        fail "there is no program $binary" "--bin takes the path of a wherry binary"
-    fi
     "$binary" check >"$directory/check" 2>&1 && return 0
     cat "$directory/check" >&2
     fail "this kernel lacks what containers need: see the table" "$unfit"
 }
+
+set_up() {
+    heading "A broker, keeper and agent, and an image, in $directory"
+    cd "$directory"
+    home=$directory
+    mkdir bin
+    ln -s "$binary" bin/wherry
+    PATH=$directory/bin:$PATH
+    start_broker
+    make_image "$(command -v busybox)"
+    start_keeper
+    export_names
+}
+
+start_keeper() {
+    write_settings 127.0.0.1 >settings.json
+    wherry validate settings.json >/dev/null
+    write_supervise >supervise
+    started=$EPOCHREALTIME
+    apart sh ./supervise
+    keeper_session=$!
+    await 10 "keeper answers at $directory/run/control.sock" wherry --socket run/control.sock version
+}
+
+# The commands of the walk use these names; pasted first, they work in any terminal.
+export_names() {
+    export PORT TOPIC WHERRY_SOCKET
+    TOPIC=wherry/v1/d/$(setting device)
+    WHERRY_SOCKET=$directory/run/control.sock
+    printf '\nFor another terminal, so that the commands below work there too:\n\n'
+    printf '    cd %s\n' "$directory"
+    printf '    export PORT=%s TOPIC=%s WHERRY_SOCKET=%s PATH=%s/bin:$PATH\n' "$PORT" "$TOPIC" "$WHERRY_SOCKET" "$directory"
+}
+
+# ---- the way out ----
+
+# SIGINT tells keeper to stop its containers and to unmount its tmpfs. It may be starting just now and not listen yet, so we say it again.
+stop_keeper() {
+    local second
+    [ -n "${keeper_session:-}" ] || return 0
+    touch "$directory/stop"
+    for second in {0..24}; do
+        [ $((second % 6)) != 0 ] || kill -INT "$(cat "$directory/keeper.pid" 2>/dev/null)" 2>/dev/null
+        for _ in {1..10}; do
+            kill -0 "$keeper_session" 2>/dev/null || return 0
+            sleep 0.1
+        done
+    done
+    printf 'board/run: keeper did not stop within %s seconds and is killed\n' "$second" >&2
+}
+
+# Processes in our control groups too, if keeper could not end them; then the groups.
+remove_groups() {
+    local left
+    signal_all KILL group_members
+    for _ in {1..20}; do
+        left=$(our_groups)
+        [ -n "$left" ] || break
+        # shellcheck disable=SC2086 # paths without blanks
+        rmdir $left 2>/dev/null || sleep 0.1
+    done
+}
+
+group_members() { find /sys/fs/cgroup/ -path "*/$group/*" -name cgroup.procs -exec cat {} + 2>/dev/null; }
+# Deepest first.
+our_groups() { find /sys/fs/cgroup/ -depth -type d \( -path "*/$group" -o -path "*/$group/*" \) 2>/dev/null; }

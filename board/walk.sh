@@ -39,7 +39,7 @@ shown_to_fail() {
 expected() {
     printf '\nboard/run: step %s failed: expected %s\n' "$step" "$1" >&2
     [ ! -s "$directory/acks" ] || { echo "the last answers:"; tail -n 5 "$directory/acks"; } >&2
-    [ ! -s "$directory/keeper.log" ] || { echo "keeper's last words:"; tail -n 20 "$directory/keeper.log"; } >&2
+    { echo "keeper's last words:"; device "tail -n 20 '$home/keeper.log'" || true; } >&2
     exit 1
 }
 
@@ -48,6 +48,7 @@ record() {
     apart mosquitto_sub -h 127.0.0.1 -p "$PORT" -q 1 -t "$TOPIC/out/ack/+" >acks
     apart mosquitto_sub -h 127.0.0.1 -p "$PORT" -t "$TOPIC/out/stats" >stats
     apart mosquitto_sub -h 127.0.0.1 -p "$PORT" -q 1 -t "$TOPIC/out/reported" >reported
+    apart mosquitto_sub -h 127.0.0.1 -p "$PORT" -q 1 -F '%U %p' -t "$TOPIC/out/presence" -t "$TOPIC/out/ack/+" >times
     await 15 "the agent online" online
 }
 
@@ -66,7 +67,7 @@ message() { tail -n 1 stats | jq -e "$1"; }
 same_pid() { [ "$(container pid)" = "$pid" ] || expected "the container to be process $pid still, it is $(container pid)"; }
 
 # A process that has ended but was not waited for (a machine whose pid 1 reaps nobody) does not live.
-lives() { grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"; }
+lives() { device "grep -qs '^State:[[:space:]]*[^ZX[:space:]]' /proc/$1/status"; }
 
 # ---- the steps ----
 
@@ -74,6 +75,7 @@ step_apply() {
     next "A manifest goes to the broker with plain mosquitto_pub; the device answers, and the container runs"
     manifest 64M 0.5 >demo.json
     show 'jq . demo.json'
+    published=$EPOCHREALTIME
     show 'mosquitto_pub -h 127.0.0.1 -p $PORT -q 1 -r -t $TOPIC/in/desired/demo -f demo.json'
     await 30 "the answer \"running\" for demo" acked running demo
     await 10 "demo/main running in $TOPIC/out/reported" reported_running demo
@@ -85,7 +87,7 @@ step_apply() {
 }
 
 manifest() {
-    jq -n --arg image "oci:$directory/image:1" --arg memory "$1" --argjson quota "$2" '{wherry: 1, app: "demo", containers: {main: {
+    jq -n --arg image "oci:$home/image:1" --arg memory "$1" --argjson quota "$2" '{wherry: 1, app: "demo", containers: {main: {
         image: {ref: $image}, command: ["/bin/sh", "-c", "while :; do :; done"],
         resources: {memory: {max: $memory}, cpu: {quota: $quota}, pids: {max: 16}}}}}'
 }
@@ -129,7 +131,7 @@ step_bad_manifest() {
 
 step_memory_hog() {
     next "A program that wants 64 MiB where 16 are allowed: the kernel kills it, and the kill is counted"
-    jq -n --arg image "oci:$directory/image:1" '{wherry: 1, app: "hog", containers: {main: {
+    jq -n --arg image "oci:$home/image:1" '{wherry: 1, app: "hog", containers: {main: {
         image: {ref: $image},
         command: ["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1; echo \"dd ended with status $?\"; exec sleep 3600"],
         resources: {memory: {max: "16M", swap: 0}}}}}' >hog.json
@@ -146,10 +148,10 @@ step_recovery() {
     local agent keeper uptime
     uptime=$(container uptime_s)
     agent=$(wherry status --json | jq .agent.pid)
-    show "kill -9 $agent                # the agent"
+    show "${remote}kill -9 $agent                # the agent"
     await 20 "another agent, online" replaced .agent.pid "$agent"
-    keeper=$(cat keeper.pid)
-    show "kill -9 $keeper                # keeper; the loop in ./supervise starts another"
+    keeper=$(wherry status --json | jq .pid)
+    show "${remote}kill -9 $keeper                # keeper; the loop in ./supervise starts another"
     await 20 "another keeper, and its agent online" replaced .pid "$keeper"
     show 'wherry ls'
     same_pid
@@ -173,16 +175,16 @@ step_tombstone() {
     show "tail -n 1 acks | jq -c '{app, state}'"
     await 10 "no process, control group, mount or image left" all_gone
     show 'wherry ls'
-    show "find /sys/fs/cgroup/ -path '*/$group/*' -type d"
-    show 'grep -c "$PWD" /proc/self/mountinfo         # keeper'"'"'s own tmpfs, the same before, during and after'
-    show 'find data/layers data/images -mindepth 1'
+    show "${remote}find /sys/fs/cgroup/ -path '*/$group/*' -type d"
+    show "${remote}grep -c $home/ /proc/self/mountinfo         # keeper's own tmpfs, the same before, during and after"
+    show "${remote}find $home/data/layers $home/data/images -mindepth 1"
 }
 
 all_gone() {
     [ "$(wherry ls --json)" = "[]" ] && ! lives "$pid" &&
-        [ -z "$(find /sys/fs/cgroup/ -path "*/$group/*" -type d)" ] &&
-        [ "$(grep -c "$directory" /proc/self/mountinfo)" = 1 ] &&
-        [ -z "$(find data/layers data/images -mindepth 1)" ]
+        [ -z "$(device "find /sys/fs/cgroup/ -path '*/$group/*' -type d")" ] &&
+        [ "$(device "grep -c $home/ /proc/self/mountinfo")" = 1 ] &&
+        [ -z "$(device "find $home/data/layers $home/data/images -mindepth 1")" ]
 }
 
 step_again() {
@@ -196,20 +198,37 @@ step_again() {
 
 # ---- the end ----
 
+# since TIME FILTER: seconds from TIME to the first message that holds, by the clock of this machine.
+since() {
+    sed 's/^\([0-9.]*\) \(.*\)/[\1,\2]/' times | jq -rs --argjson from "$1" \
+        "map(select(.[0] >= \$from and (.[1] | $2)))[0][0] - \$from | . * 100 | round / 100"
+}
+
+# memory NAME BUDGET KIB: a row of the summary; beyond the board's budget, if it has one, the walk has failed. Times have none: machines differ.
+memory() {
+    local budget
+    budget=$(toml "../board/$board.toml" budgets "$2")
+    printf '%-22s %s KiB PSS%s\n' "$1" "$3" "${budget:+ (budget $budget)}"
+    [ "$3" -le "${budget:-$3}" ] || expected "at most $budget KiB for $1"
+}
+
 summary() {
     heading "Done, in $((SECONDS / 60)) min $((SECONDS % 60)) s"
-    printf 'keeper and agent   %s KiB PSS (agent_pss in the statistics message)\n' "$(tail -n 1 stats | jq '.device.agent_pss / 1024 | floor')"
-    printf 'the binary         %s bytes\n' "$(stat -L -c %s bin/wherry)"
-    cat <<'TEXT'
+    printf '%-22s %s s\n' "$begun_with to online" "$(since "$started" '.state == "online"')"
+    printf '%-22s %s s\n' "message to running" "$(since "$published" '.app == "demo" and .state == "running"')"
+    memory "keeper and agent" agent_pss_kib "$(tail -n 1 stats | jq '.device.agent_pss / 1024 | floor')"
+    memory "per container" container_pss_kib "$(device "sed -n 's/^Pss: *\([0-9]*\).*/\1/p' /proc/$pid/smaps_rollup")"
+    printf '%-22s %s bytes\n' "the binary" "$(stat -L -c %s "$binary")"
+    cat <<TEXT
 
 In another terminal, after the two lines at the top:
 
     wherry ls                                    what runs
     wherry status                                the link, and why it is not online if it is not
-    wherry exec -it demo sh                      a shell in the container
-    wherry run --rm oci:$PWD/image:1 uname -a    a program of your own
     wherry logs demo; wherry info demo           its output, and its settings in force
-    mosquitto_sub -h 127.0.0.1 -p $PORT -v -t "$TOPIC/#"
+    wherry exec $in_container
+    wherry run --rm oci:$home/image:1 uname -a
+    mosquitto_sub -h 127.0.0.1 -p \$PORT -v -t "\$TOPIC/#"
 TEXT
 }
 
