@@ -1,5 +1,5 @@
 # An emulated board: keeper and its agent run in the guest, the broker and whoever looks are on this machine. Sourced by board/run.
-# shellcheck shell=bash disable=SC2154,SC2016,SC2164 # variables of board/run; text for the reader to paste; run with set -e
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016,SC2164 # variables for and of board/run; text for the reader to paste; run with set -e
 
 # Everything is emulated, instruction by instruction.
 slowness=6

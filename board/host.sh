@@ -1,5 +1,5 @@
 # The board "host": is this machine fit, what does it lack, where is the binary, how does it start? Sourced by board/run.
-# shellcheck shell=bash disable=SC2154,SC2016,SC2164 # variables of board/run; text for the reader to paste; run with set -e
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016,SC2164 # variables for and of board/run; text for the reader to paste; run with set -e
 
 slowness=1
 begun_with=start

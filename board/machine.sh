@@ -68,16 +68,17 @@ copy_modules() {
         done
 }
 
-# emulator FLASH START [OPTION...]: sets the array $emulate, the command line that boots the board with this disk and runs START.
+# emulator FLASH START [OPTION...]: sets the array $emulate, the command line that boots the board with this disk and runs START. With $guest_ram (MB)
+# and $guest_root set, they count instead of the board's own.
 emulator() {
     local disk start=$2 bus
     bus=$(about bus)
     disk="if=none,id=flash,format=raw,file=$1"
     shift 2
     # shellcheck disable=SC2046,SC2086 # words
-    emulate=("$(about emulator)" $(about machine) -accel tcg -m "$(setting ram_mb)" -smp "$(setting cpus)" -nodefaults -nographic -no-reboot
+    emulate=("$(about emulator)" $(about machine) -accel tcg -m "${guest_ram:-$(setting ram_mb)}" -smp "$(setting cpus)" -nodefaults -nographic -no-reboot
         -serial stdio -kernel "$machine/kernel" -initrd "$machine/initramfs"
-        -append "console=$(about console) quiet panic=-1 board.root=$(setting root) board.cgroups=$(setting cgroups) board.start=$start"
+        -append "console=$(about console) quiet panic=-1 board.root=${guest_root:-$(setting root)} board.cgroups=$(setting cgroups) board.start=$start"
         -drive "$disk" -device "virtio-blk-$bus,drive=flash" "$@")
 }
 

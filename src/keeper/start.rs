@@ -97,7 +97,9 @@ fn run_from_memory() -> Result<PathBuf, String> {
     }
     let sealed = exe::sealed().map_err(|e| format!("cannot copy the program into sealed memory: {e}"))?;
     let failed = exe::exec(sealed.as_fd(), &arguments(), &environment(&on_disk, panics()));
-    Err(format!("cannot run the program from sealed memory: {failed} (is /proc mounted, does TOMOYO find /dev/fd, does a policy forbid memfd exec?)"))
+    Err(format!(
+        "cannot run the program from sealed memory: {failed} (is /proc mounted, does TOMOYO find /dev/fd, does a policy forbid memfd exec?)"
+    ))
 }
 
 fn arguments() -> Vec<CString> {
