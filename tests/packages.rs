@@ -6,10 +6,14 @@
 mod harness;
 #[path = "packages/ipk.rs"]
 mod ipk;
+#[path = "packages/inside.rs"]
+mod inside;
 #[path = "packages/layer.rs"]
 mod layer;
 #[path = "packages/root.rs"]
 mod root;
+#[path = "packages/router.rs"]
+mod router;
 #[path = "packages/scripts.rs"]
 mod scripts;
 #[path = "packages/service.rs"]

@@ -155,13 +155,19 @@ fn managed() -> Device {
     device
 }
 
-#[test]
-fn a_package_manager_installs_upgrades_and_removes_it() {
+/// A device on which the package has been installed, and that package.
+pub fn installed() -> (Device, Scratch, PathBuf) {
     let scratch = Scratch::new();
     let package = for_dpkg(package(), scratch.path());
-    let package = package.to_str().unwrap();
     let device = managed();
-    dpkg(device.path(), None, &["-i", package]);
+    dpkg(device.path(), None, &["-i", package.to_str().unwrap()]);
+    (device, scratch, package)
+}
+
+#[test]
+fn a_package_manager_installs_upgrades_and_removes_it() {
+    let (device, _scratch, package) = installed();
+    let package = package.to_str().unwrap();
     assert!(device.read("etc/config/wherry").contains("option device 'wherry-001122aabbcc'"));
     assert!(device.asked().contains(&"param command /usr/sbin/wherry keeper".into()));
     assert!(!device.at("etc/uci-defaults/80-wherry").exists(), "it runs once");

@@ -32,6 +32,11 @@ impl Scratch {
     pub fn path(&self) -> &Path {
         &self.0
     }
+
+    /// Its name, which no other has.
+    pub fn name(&self) -> &str {
+        self.0.file_name().unwrap().to_str().unwrap()
+    }
 }
 
 impl Drop for Scratch {
@@ -112,6 +117,10 @@ impl Device {
 
     pub fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    pub fn name(&self) -> &str {
+        self.0.name()
     }
 
     pub fn at(&self, path: &str) -> PathBuf {

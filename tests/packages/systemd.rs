@@ -2,45 +2,32 @@
 //!
 //! Debian 12's systemd is older than DelegateSubgroup, so that line alone is not seen here.
 
-use crate::harness::device::{hierarchies, remove_groups};
-use crate::harness::{eventually, is_alive};
-use crate::root::{Scratch, fails, program, run, tree};
-use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use crate::harness::eventually;
+use crate::inside::Inside;
+use crate::root::{Scratch, fails, program, tree};
+use std::process::{Command, Stdio};
 
 const UNIT: &str = "yocto/meta-wherry/recipes-containers/wherry/files/wherry.service";
 
 struct Booted {
-    root: Scratch,
-    /// `unshare`: systemd dies with it.
-    child: Child,
-    pid1: i32,
+    inside: Inside,
+    _root: Scratch,
+}
+
+impl std::ops::Deref for Booted {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.inside
+    }
 }
 
 impl Booted {
     fn new() -> Self {
         let root = Scratch::new();
-        let mut command = Command::new(tree("tests/packages/systemd"));
-        command.arg(root.path()).arg(program()).arg(tree(UNIT)).arg(crate::harness::image::dir());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        let children = format!("/proc/{0}/task/{0}/children", child.id());
-        // Before it is started, the script's own helpers are such children.
-        let runs = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(b"/usr/lib/systemd/systemd\0"));
-        let pid1 = eventually("systemd runs", || fs::read_to_string(&children).ok()?.trim().parse().ok().filter(runs));
-        Self { root, child, pid1 }
-    }
-
-    /// A command on the machine.
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--target={}", self.pid1)).args(["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net", "--"]);
-        command.args(["env", "-i", "PATH=/usr/bin:/usr/sbin:/opt"]).args(words);
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> String {
-        run(&mut self.command(words)).trim_end().to_owned()
+        let mut script = Command::new(tree("tests/packages/systemd"));
+        script.arg(root.path()).arg(program()).arg(tree(UNIT)).arg(crate::harness::image::dir());
+        Self { inside: Inside::start(&mut script, root.name(), "/usr/lib/systemd/systemd"), _root: root }
     }
 
     fn property(&self, name: &str) -> String {
@@ -66,22 +53,6 @@ impl Booted {
     fn write_settings(&self, id: &str) {
         let text = format!("{{\"device\": \"{id}\", \"cgroup\": \"system.slice/wherry.service\", \"import_dirs\": [\"/images\"]}}");
         self.run(&["sh", "-c", "printf %s \"$1\" >/etc/wherry/settings.json", "sh", &text]);
-    }
-}
-
-impl Drop for Booted {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        eventually("systemd is gone", || (!is_alive(self.pid1)).then_some(()));
-        let name = self.root.path().file_name().unwrap();
-        for tree in hierarchies() {
-            let group = tree.join("wherry").join(name);
-            eventually("its groups are gone", || {
-                remove_groups(&group);
-                (!group.exists()).then_some(())
-            });
-        }
     }
 }
 
@@ -120,6 +91,6 @@ fn under_systemd_keeper_comes_up_again_and_containers_run_on() {
     machine.keeper();
     assert_eq!(machine.payload(), payload);
     machine.run(&["wherry", "rm", "web"]);
-    let group = format!("/proc/{}/root/sys/fs/cgroup/system.slice/wherry.service/web", machine.pid1);
-    eventually("nothing of the app is left", || (!Path::new(&group).exists()).then_some(()));
+    let groups = || machine.run(&["ls", "/sys/fs/cgroup/system.slice/wherry.service"]);
+    eventually("nothing of the app is left", || (!groups().contains("web")).then_some(()));
 }
