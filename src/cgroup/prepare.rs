@@ -14,22 +14,19 @@ impl Layout {
     /// Makes the group `parent` (`wherry`) in every hierarchy that we use and switches the v2 controllers on for its children. Answers the
     /// controllers that this kernel or machine withholds, with why.
     ///
-    /// Below the root, the root's own switches are ours to turn. A parent deeper down was delegated to us (systemd's `Delegate=`): what is
-    /// above it belongs to whoever did so.
+    /// Below the root, the root's own switches are ours to turn, and so are those of every group that was not there before. A parent deeper
+    /// down that was there has been delegated to us (systemd's `Delegate=`): what is above it belongs to whoever did so.
     ///
     /// # Errors
     /// When the group cannot be made.
     pub fn prepare(&self, parent: &str) -> Result<Vec<(String, String)>, Error> {
-        let group = self.group(parent);
-        group.make()?;
+        let made = self.group(parent).make()?.levels;
         let mut missing = self.absent();
         if let Some(memory) = self.v1_mount("memory") {
             account_sub_groups(&Path::new(memory).join(parent));
         }
         if let Some(root) = &self.unified {
-            let dir = Path::new(root).join(parent);
-            let levels = if parent.contains('/') { vec![dir] } else { vec![PathBuf::from(root), dir] };
-            for (controller, why) in self.enable(&levels) {
+            for (controller, why) in self.enable(&levels(Path::new(root), parent, &made)) {
                 if !missing.iter().any(|(c, _)| *c == controller) {
                     missing.push((controller, why));
                 }
@@ -64,6 +61,15 @@ impl Layout {
         }
         refused
     }
+}
+
+/// The directories whose switches are ours, topmost first, when `made` of the parent's path were not there before.
+fn levels(root: &Path, parent: &str, made: &[PathBuf]) -> Vec<PathBuf> {
+    let dir = root.join(parent);
+    let top = made.first().unwrap_or(&dir);
+    let above = (top.parent() == Some(root)).then(|| root.to_owned());
+    let ours = if made.is_empty() { vec![dir] } else { made.to_vec() };
+    above.into_iter().chain(ours).collect()
 }
 
 /// The kernel option behind a v2 controller.
@@ -123,10 +129,25 @@ impl super::Group {
 
 #[cfg(test)]
 mod tests {
-    use super::refusal;
+    use super::{levels, refusal};
     use nix::libc;
     use std::io;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
+
+    #[test]
+    fn switches_above_a_group_that_was_there_are_left_alone() {
+        let at = |paths: &[&str]| paths.iter().map(|p| Path::new("/cg").join(p)).collect::<Vec<PathBuf>>();
+        for (parent, made, ours) in [
+            ("wherry", &["wherry"][..], &["", "wherry"][..]),
+            ("wherry", &[], &["", "wherry"]),
+            ("apps/wherry", &["apps", "apps/wherry"], &["", "apps", "apps/wherry"]),
+            ("apps/wherry", &["apps/wherry"], &["apps/wherry"]),
+            ("system.slice/wherry.service", &[], &["system.slice/wherry.service"]),
+            ("a/b/c", &["a/b", "a/b/c"], &["a/b", "a/b/c"]),
+        ] {
+            assert_eq!(levels(Path::new("/cg"), parent, &at(made)), at(ours), "{parent}, made {made:?}");
+        }
+    }
 
     #[test]
     fn each_refusal_of_a_controller_says_what_stands_in_the_way() {
