@@ -142,8 +142,9 @@ impl Reading<'_> {
         let Some(file) = files.into_iter().find(|f| dir.join(f).exists()) else {
             return Err("CONFIG_BLK_DEV_THROTTLING");
         };
-        // A disk is listed from the moment that a throttle rule for it exists anywhere; what went before was not counted.
-        self.get(dir, file, parse::blkio).ok_or("cgroup v1 counts nothing before a throttle rule exists")
+        // A disk is counted from the moment that a throttle rule for it exists anywhere, and listed from then on; Linux 6.1 lists it before,
+        // with zeros whatever was written. A zero that may not be true is none.
+        self.get(dir, file, parse::blkio).filter(|sum| *sum != (0, 0)).ok_or("cgroup v1 counts nothing before a throttle rule exists")
     }
 
     fn io_stat(&mut self, dir: &Path) -> Result<(u64, u64), &'static str> {
