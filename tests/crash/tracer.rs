@@ -186,7 +186,8 @@ impl Tracing {
     fn on(&mut self, status: WaitStatus) {
         use nix::libc::{PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK};
         match status {
-            WaitStatus::PtraceEvent(pid, _, PTRACE_EVENT_CLONE | PTRACE_EVENT_FORK | PTRACE_EVENT_VFORK) => self.on_birth(pid),
+            WaitStatus::PtraceEvent(pid, _, PTRACE_EVENT_CLONE | PTRACE_EVENT_FORK) => self.on_birth(pid, false),
+            WaitStatus::PtraceEvent(pid, _, PTRACE_EVENT_VFORK) => self.on_birth(pid, true),
             WaitStatus::PtraceEvent(pid, _, PTRACE_EVENT_EXEC) => self.on_exec(pid),
             WaitStatus::PtraceEvent(pid, _, EVENT_STOP) if self.tracees.contains_key(&pid) => self.begin(pid),
             WaitStatus::PtraceEvent(pid, _, EVENT_STOP) => drop(self.early.insert(pid)),
@@ -209,11 +210,12 @@ impl Tracing {
         }
     }
 
-    fn on_birth(&mut self, maker: Pid) {
+    fn on_birth(&mut self, maker: Pid, waits: bool) {
         let child = ptrace::getevent(maker).map(|n| Pid::from_raw(n as i32));
         let kin = match self.tracees[&maker].kin {
             Kin::Keeper => Kin::Newborn,
-            Kin::Is(Role::Launch) => Kin::Is(Role::Pid1),
+            // Launch waits for one that only tries whether it lives.
+            Kin::Is(Role::Launch) if !waits => Kin::Is(Role::Pid1),
             Kin::Is(Role::Pid1) => Kin::Is(Role::Payload),
             _ => Kin::Stranger,
         };
