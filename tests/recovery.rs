@@ -576,6 +576,8 @@ fn hold_the_next_launch(keeper: i32, hold: Duration) -> std::thread::JoinHandle<
                 }
                 WaitStatus::PtraceEvent(pid, ..) => ptrace::syscall(pid, None).unwrap(),
                 WaitStatus::Stopped(pid, signal) => ptrace::cont(pid, signal).unwrap(),
+                // The child with which launch tries its group. After launch itself there would be nobody to wait for.
+                WaitStatus::Exited(..) => {}
                 other => panic!("launch has sent nothing: {other:?}"),
             }
         }
