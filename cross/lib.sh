@@ -6,9 +6,9 @@ cache=${WHERRY_CACHE:-$HOME/.cache/wherry}
 say() { printf '%s\n' "$*" >&2; }
 die() { say "${0##*/}: $*"; exit 1; }
 
-# toml FILE KEY...: prints one value of a TOML file, nothing if it is not there.
+# toml FILE KEY...: prints one value of a TOML file (here, unless it is a whole path), nothing if it is not there.
 toml() {
-    /usr/bin/python3 - "$here/$1" "${@:2}" <<'PY'
+    /usr/bin/python3 - "$([[ $1 = /* ]] || echo "$here/")$1" "${@:2}" <<'PY'
 import sys, tomllib
 value = tomllib.load(open(sys.argv[1], "rb"))
 for key in sys.argv[2:]:
@@ -40,7 +40,7 @@ target_facts() {
     # Everything that changes the object code is in the name, so a changed flag makes a new build and an old one stays valid.
     tools=$cache/$target/tools-$(name_key)
     seccomp_built=$cache/$target/libseccomp-$seccomp_version-built-$(name_key "$seccomp_sha256")
-    seccomp_debian=$cache/$target/libseccomp-$seccomp_version-debian-$(name_key "$debian_sha256" "$(cat "$here/libseccomp/glibc.c")")
+    seccomp_debian=$cache/$target/libseccomp-$seccomp_version-debian-$(name_key "$debian_sha256" "$(cat "$here/libseccomp"/{glibc.c,table.py})")
     # Only for a target whose standard library is compiled here.
     musl=${own_std:+$cache/$target/musl-$musl_version-$(name_key "$musl_sha256" "$(toml targets.toml musl unwind)")}
 }

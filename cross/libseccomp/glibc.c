@@ -1,22 +1,9 @@
-/* Names that Debian's libseccomp.a asks of glibc and that musl does not have; each does here what it does there. */
-#include <stdarg.h>
-#include <stdio.h>
+/* Goes into the copy of Debian's libseccomp.a that is linked: names that it asks of glibc and musl does not have, and two functions that are
+ * smaller here, since Wherry has no use for what they print. */
+#include <errno.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-
-/* Debian compiles with _FORTIFY_SOURCE, so its archive calls glibc's checking fprintf. The check only refuses %n in writable memory;
- * libseccomp's formats are constants. */
-int __fprintf_chk(FILE *stream, int flag, const char *format, ...)
-{
-	va_list arguments;
-	int written;
-
-	(void)flag;
-	va_start(arguments, format);
-	written = vfprintf(stream, format, arguments);
-	va_end(arguments);
-	return written;
-}
 
 #ifdef __arm__
 /* Debian compiles for armhf with 64-bit time, for which glibc has these two under a second name. musl has one of each, with 64-bit time.
@@ -31,3 +18,21 @@ int __prctl_time64(int option, unsigned long second, unsigned long third, unsign
 	return prctl(option, second, third, fourth, fifth);
 }
 #endif
+
+/* In place of gen_pfc.o: no "pseudo filter code" for people to read (seccomp_export_pfc), which Wherry never asks for. */
+int gen_pfc_generate(const void *filter, int descriptor)
+{
+	(void)filter;
+	(void)descriptor;
+	return -EOPNOTSUPP;
+}
+
+/* A failed assertion ends the process as it does in the C library, without its sentence: the functions that print it are ten kilobytes. */
+void __assert_fail(const char *what, const char *file, int line, const char *function)
+{
+	(void)what;
+	(void)file;
+	(void)line;
+	(void)function;
+	abort();
+}

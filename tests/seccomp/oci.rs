@@ -40,6 +40,21 @@ fn an_oci_profile_answers_as_it_says() {
 }
 
 #[test]
+fn architectures_that_cannot_run_here_may_stand_in_a_profile() {
+    let program = compiled(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}],
+            "architectures": ["SCMP_ARCH_RISCV64", "SCMP_ARCH_ARM", "SCMP_ARCH_MIPS", "SCMP_ARCH_S390X", "SCMP_ARCH_LOONGARCH64"]}"#,
+    )
+    .expect("compiles");
+    assert_eq!((answer(&program, "read", 0), answer(&program, "write", 0)), (Answer::Allow, Answer::Errno(1)));
+    let (arm, arch, _) = facts(Arch::Arm);
+    let arguments = [0; 6];
+    assert_eq!(bpf::run(&program.program, &bpf::Call { number: number("read", arm).expect("a number"), arch, arguments }), Answer::Allow);
+    // RISC-V of 64 bits.
+    assert_eq!(bpf::run(&program.program, &bpf::Call { number: 63, arch: 0xc000_00f3, arguments }), Answer::Kill);
+}
+
+#[test]
 fn an_errno_that_is_not_given_is_eperm() {
     let program = compiled(r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#).expect("compiles");
     assert_eq!(answer(&program, "read", 0), Answer::Errno(1));
