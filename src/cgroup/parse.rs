@@ -61,12 +61,20 @@ pub fn net_dev(text: &str) -> Option<(u64, u64)> {
 /// `some avg10=0.12 …` of a pressure file.
 pub fn pressure(text: &str) -> Option<f32> {
     let some = text.lines().find_map(|l| l.strip_prefix("some "))?;
-    some.split(' ').find_map(|p| p.strip_prefix("avg10=")?.parse().ok())
+    some.split(' ').find_map(|p| hundredths(p.strip_prefix("avg10=")?))
+}
+
+/// `12.34`, as the kernel writes fixed-point numbers. Without the library's reading of floating point, which is 15 KB of flash.
+pub fn hundredths(text: &str) -> Option<f32> {
+    let (whole, decimals) = text.split_once('.')?;
+    let digits = |s: &str| s.bytes().all(|c| c.is_ascii_digit()).then(|| s.parse::<u32>().ok())?;
+    let sum = digits(whole)?.checked_mul(100)?.checked_add(digits(decimals).filter(|_| decimals.len() == 2)?)?;
+    Some(sum as f32 / 100.0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{blkio, field, io_stat, limit, net_dev, pressure};
+    use super::{blkio, field, hundredths, io_stat, limit, net_dev, pressure};
 
     #[test]
     fn a_field_is_found_by_its_whole_name() {
@@ -109,5 +117,15 @@ mod tests {
     fn pressure_is_the_average_of_ten_seconds() {
         assert_eq!(pressure("some avg10=1.25 avg60=0.00 avg300=0.00 total=0\nfull avg10=9.00 avg60=0 avg300=0 total=0\n"), Some(1.25));
         assert_eq!(pressure(""), None);
+    }
+
+    #[test]
+    fn numbers_of_two_decimals_are_the_nearest_float() {
+        for text in ["0.00", "0.07", "1.10", "99.99", "123456.78"] {
+            assert_eq!(hundredths(text), text.parse().ok(), "{text}");
+        }
+        for text in ["", ".", "1", "1.", ".50", "1.5", "1.234", "-1.00", "+1.00", "1.+2", "nan", "42949673.00"] {
+            assert_eq!(hundredths(text), None, "{text}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::list::{ended, exit_code};
 use super::{exec, image, print, terminal};
 use crate::exit::{Code, Error, note, visible};
 use crate::ipc::{Ack, Reply, Request, Scope};
-use crate::manifest::Name;
+use crate::manifest::{Name, units};
 use crate::protocol::{Reason, State};
 use crate::sys::process::Ended;
 use nix::errno::Errno;
@@ -135,10 +135,10 @@ fn resources(call: &Call) -> Result<Map<String, Value>, Error> {
 }
 
 fn thousandths(word: &str) -> Result<u32, String> {
-    const MOST: f64 = 1024.0;
-    let plain = word.bytes().all(|c| c.is_ascii_digit() || c == b'.');
-    let value: Option<f64> = word.parse().ok().filter(|v| plain && (0.001..=MOST).contains(v));
-    value.map(|v| (v * 1000.0).round() as u32).ok_or_else(|| "must be a number of CPUs such as 0.5".into())
+    const MOST: u64 = 1_024_000;
+    // `.5` is half a CPU here, as for docker.
+    let value = units::milli(&format!("0{word}")).ok().filter(|milli| (1..=MOST).contains(milli));
+    value.map(|milli| milli as u32).ok_or_else(|| "must be a number of CPUs such as 0.5".into())
 }
 
 fn mount(word: &str) -> Result<Value, Error> {
@@ -360,10 +360,10 @@ mod tests {
 
     #[test]
     fn a_number_of_cpus_is_kept_in_thousandths() {
-        for (word, milli) in [("1", 1000), ("0.5", 500), ("0.001", 1), ("1.2345", 1235), ("64", 64000)] {
+        for (word, milli) in [("1", 1000), ("0.5", 500), (".5", 500), ("1024", 1_024_000), ("0.001", 1), ("1.2345", 1235), ("64", 64000)] {
             assert_eq!(thousandths(word), Ok(milli), "{word}");
         }
-        for word in ["", "0", "-1", "+1", "1e3", "inf", "NaN", "1,5", "half", "99999"] {
+        for word in ["", "0", "-1", "+1", "1e3", "inf", "NaN", "1,5", "half", "99999", ".", "1024.001", "99999999999999999999"] {
             assert!(thousandths(word).is_err(), "{word}");
         }
     }

@@ -1,5 +1,7 @@
 //! Figures of the device itself, out of the texts of `/proc`. Pure.
 
+use crate::cgroup::parse::hundredths;
+
 /// `MemAvailable` of `/proc/meminfo`, bytes.
 pub fn mem_available(meminfo: &str) -> Option<u64> {
     kib(meminfo, "MemAvailable:")
@@ -17,7 +19,7 @@ fn kib(text: &str, name: &str) -> Option<u64> {
 
 /// Load average of the last minute, first of `/proc/loadavg`.
 pub fn load1(loadavg: &str) -> Option<f32> {
-    loadavg.split(' ').next()?.parse().ok()
+    hundredths(loadavg.split(' ').next()?)
 }
 
 /// Bytes written since boot to the device `major:minor`, of `/proc/diskstats` (Documentation/admin-guide/iostats.rst: the tenth word

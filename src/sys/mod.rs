@@ -17,6 +17,8 @@ pub mod role;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+#[cfg(target_env = "musl")]
+mod thread;
 pub mod time;
 pub mod xattr;
 
