@@ -575,8 +575,10 @@ fn hold_the_next_launch(keeper: i32, hold: Duration) -> std::thread::JoinHandle<
                     ptrace::syscall(pid, None).unwrap();
                 }
                 WaitStatus::PtraceEvent(pid, ..) => ptrace::syscall(pid, None).unwrap(),
-                WaitStatus::Stopped(pid, signal) => ptrace::cont(pid, signal).unwrap(),
-                // The child with which launch tries its group. After launch itself there would be nobody to wait for.
+                WaitStatus::Stopped(pid, signal) if pid == keeper => ptrace::cont(pid, signal).unwrap(),
+                // The end of the child with which launch tries its group is a signal for launch.
+                WaitStatus::Stopped(pid, signal) => ptrace::syscall(pid, signal).unwrap(),
+                // That child. After launch itself there would be nobody to wait for.
                 WaitStatus::Exited(..) => {}
                 other => panic!("launch has sent nothing: {other:?}"),
             }

@@ -64,10 +64,13 @@ pub fn fails(command: &mut Command) -> (i32, String) {
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let built = std::env::var_os("WHERRY_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_wherry")), PathBuf::from);
+        // A release has nothing left that could be stripped.
+        if let Some(release) = std::env::var_os("WHERRY_BIN") {
+            return release.into();
+        }
         let stripped = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wherry-stripped");
         let beside = stripped.with_extension(std::process::id().to_string());
-        run(Command::new("strip").arg("-o").arg(&beside).arg(built));
+        run(Command::new("strip").arg("-o").arg(&beside).arg(env!("CARGO_BIN_EXE_wherry")));
         fs::rename(&beside, &stripped).unwrap();
         stripped
     })
