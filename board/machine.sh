@@ -8,10 +8,11 @@ install_emulator() {
     apt_install "emulated boards" "$(about package)" "$(about binutils)" cpio kmod xz-utils e2fsprogs binutils
 }
 
-# prepare_machine: sets $machine, the directory with `kernel` and `initramfs`. Made anew only where something that goes into it changed.
+# prepare_machine: sets $machine, the directory with `kernel` and `initramfs`. Made anew only where something that goes into it changed. The modules
+# in the file $more_modules, where that is set, come along.
 prepare_machine() {
     local sums
-    sums=$(cd "$board_directory" && sha256sum machine.sh guest/init guest/modules)
+    sums=$(cd "$board_directory" && cat machine.sh guest/init guest/modules "${more_modules:-/dev/null}" | sha256sum)
     machine=$boards_cache/machine-$(printf '%s\n' "$sums" "$(toml "../board/$board.toml" kernel sha256)" "$(about busybox)" | sha256sum | cut -c1-12)
     mkdir -p "$boards_cache"
     exec {machine_lock}>"$boards_cache/lock"
@@ -52,14 +53,14 @@ busybox_package() {
     package_file "$1" "$(toml $data busybox suite)" busybox-static "$(toml $data busybox version)" "$2"
 }
 
-# copy_modules KERNEL-TREE DIRECTORY: the modules of guest/modules and what they need, stripped, and `order`, in which they can be loaded.
+# copy_modules KERNEL-TREE DIRECTORY: the modules of guest/modules and of $more_modules, and what they need, stripped, and `order`, in which they can be loaded.
 copy_modules() {
     local tree=$1 directory=$2 version module path name
     version=$(ls "$tree/lib/modules")
     PATH=$PATH:/usr/sbin:/sbin depmod -b "$tree" "$version"
     while read -r module; do
         PATH=$PATH:/usr/sbin:/sbin modprobe --dirname "$tree" --set-version "$version" --show-depends "$module"
-    done <"$board_directory/guest/modules" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
+    done < <(cat "$board_directory/guest/modules" "${more_modules:-/dev/null}") | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
         while read -r path; do
             name=$(basename "$path" .xz)
             case $path in *.xz) xz -dc "$path" >"$directory/$name" ;; *) cp "$path" "$directory/$name" ;; esac

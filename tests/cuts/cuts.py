@@ -1,0 +1,197 @@
+#!/usr/bin/python3
+"""Power cuts: what `run` calls, and what it does not do itself (the emulator).
+
+    cuts.py make DIRECTORY PROGRAM BUSYBOX SEED      what the guest gets; facts for the oracle
+    cuts.py cut WORK FILE-SYSTEM CUTS SEED           chooses the cuts and recovers from each; says what was wrong
+"""
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Queue
+
+import disk
+import oracle
+import scenario
+
+# The file system, and behind it the marks.
+SIZE = 64 << 20
+WORKERS = 2
+# Cuts of a disk that lies, of which some must be noticed.
+LIES = 24
+
+
+def make(directory, program, busybox, seed):
+    facts = scenario.make(directory, program, busybox, int(seed))
+    with open(f"{directory}/../facts.json", "w") as out:
+        json.dump(facts, out)
+
+
+def marks_before(writes, cut):
+    return {tuple((kind, int(number))) for kind, number in
+            (w.data[:SECTOR_TEXT].split(b"\0")[0].decode().split()[:2] for w in writes[:cut] if w.at >= SIZE and w.data)}
+
+
+SECTOR_TEXT = 64
+
+
+def begin_of(writes):
+    """The first entry that belongs to the scenario: cuts in the midst of mkfs and of its preparation are nobody's concern."""
+    return next(n for n, w in enumerate(writes) if w.at >= SIZE and w.data)
+
+
+def choose(writes, count, rng):
+    """Half of the cuts right before a flush ends, where most is at stake; the others anywhere."""
+    first = begin_of(writes)
+    flushes = [n for n, w in enumerate(writes) if w.flush and n > first]
+    ends = rng.sample(flushes, min(len(flushes), count // 2))
+    cuts = [(n, rng.choice(["lost", "lost", "some"])) for n in ends]
+    cuts += [(rng.randint(first, len(writes)), rng.choice(["lost", "kept", "some", "some"])) for _ in range(count - len(cuts))]
+    return sorted(cuts)
+
+
+def recorded(path):
+    """What the guest said while it was recorded: its layers, and how each deployment came out."""
+    layers, outcomes, whole = {}, {}, False
+    with open(path, errors="replace") as console:
+        for line in console:
+            match line.split():
+                case ["layer", name, digest]:
+                    assert layers.setdefault(name, digest) == digest, f"layer {name} changes while it is in use"
+                case ["outcome", number, *outcome]:
+                    outcomes[int(number)] = " ".join(outcome)
+                case ["all", "operations", "done"]:
+                    whole = True
+    return layers, outcomes, whole
+
+
+def unexpected(facts, outcomes):
+    """Operations that did not come out as they must."""
+    versions = {tuple(key): value for key, value in facts["versions"]}
+    wanted = {}
+    for number, verb, words in facts["operations"]:
+        if verb == "apply":
+            wanted[number] = "failed" if versions[(words[0], int(words[1]))][1] else "running"
+    return {n: (outcomes.get(n), wanted.get(n)) for n in outcomes.keys() | wanted.keys() if outcomes.get(n) != wanted.get(n)}
+
+
+class Recording:
+    def __init__(self, work):
+        self.work = work
+        with open(f"{work}/facts.json") as file:
+            self.facts = json.load(file)
+        self.layers, outcomes, whole = recorded(f"{work}/console")
+        wrong = unexpected(self.facts, outcomes)
+        if wrong or not whole:
+            sys.exit(f"cuts: the recording went wrong: {wrong or 'it ended early'}")
+        self.writes = disk.read_log(f"{work}/log")
+        self.operations = [oracle.Operation(n, verb, words) for n, verb, words in self.facts["operations"]]
+        self.judge = oracle.Judge(self.facts, self.layers)
+
+    def rebuild(self, cut, how, rng, path):
+        disk.rebuild(f"{self.work}/base", self.writes, cut, how, rng, path, SIZE)
+
+    def worlds(self, cut):
+        return oracle.allowed(self.operations, marks_before(self.writes, cut), self.judge.images)
+
+
+# ---- recovery on this machine ----
+
+@contextmanager
+def recoverer(work, number):
+    """A shell in namespaces of its own, in which one disk after the other is recovered from."""
+    script = f'. "{work}/tools/guest/lib.sh"; prepare "{work}/tools" "wherry/cuts-{os.getpid()}-{number}"; ' \
+        'while read -r kind disk; do /mnt/guest/observe "$kind" "$disk" 2>&1; done'
+    words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
+    shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace")
+    try:
+        yield shell
+    finally:
+        shell.stdin.close()
+        shell.wait()
+
+
+def observe(shell, kind, path):
+    shell.stdin.write(f"{kind} {path}\n")
+    shell.stdin.flush()
+    lines = []
+    for line in shell.stdout:
+        if line == "end\n":
+            return lines
+        lines.append(line.rstrip("\n"))
+    raise RuntimeError("the shell that recovers has ended: " + " ".join(lines[-3:]))
+
+
+FSCK = {"ext4": ["e2fsck", "-fn"], "f2fs": ["fsck.f2fs", "--dry-run"]}
+
+
+def checked(kind, path):
+    """Faults that the file system's own checker finds, once keeper has recovered and the disk is unmounted."""
+    done = subprocess.run([*FSCK[kind], path], capture_output=True, text=True, env={**os.environ, "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"})
+    said = done.stdout + done.stderr
+    bad = done.returncode != 0 or "[Fail]" in said
+    return ["the file system is damaged: " + " ".join(said.split())[-300:]] if bad else []
+
+
+def here(recording, kind, cuts, seed):
+    """Recovers from the cuts natively; answers the lines of each."""
+    found, todo = {}, Queue()
+    for n, cut in enumerate(cuts):
+        todo.put((n, *cut))
+
+    def work(number):
+        path = f"{recording.work}/disk-{number}"
+        with recoverer(recording.work, number) as shell:
+            while not todo.empty():
+                n, cut, how = todo.get()
+                recording.rebuild(cut, how, random.Random(f"{seed} {n} {cut}"), path)
+                lines = observe(shell, kind, path)
+                found[n] = (lines, checked(kind, path))
+        os.unlink(path)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(work, range(WORKERS)))
+    return [found[n] for n in range(len(cuts))]
+
+
+def judged(recording, cuts, found):
+    """The cuts with faults."""
+    out = []
+    for (cut, how), (lines, damage) in zip(cuts, found):
+        faults = recording.judge.faults(oracle.read(lines), recording.worlds(cut)) + damage
+        if faults:
+            out.append((cut, how, faults, lines))
+    return out
+
+
+def tell(bad, shown=8):
+    for cut, how, faults, lines in bad[:shown]:
+        print(f"cut before write {cut}, unconfirmed writes {how}:")
+        for line in faults + [f"    {line}" for line in lines if line.startswith(("said", "ls", "program"))]:
+            print(f"    {line}")
+
+
+def cut(work, kind, count, seed):
+    recording, rng = Recording(work), random.Random(f"cuts {seed}")
+    writes = recording.writes
+    cuts = choose(writes, int(count), rng)
+    bad = judged(recording, cuts, here(recording, kind, cuts, seed))
+    tell(bad)
+    first = begin_of(writes)
+    lies = [(rng.randint(first + 50, len(writes)), "lying") for _ in range(LIES)]
+    noticed = judged(recording, lies, here(recording, kind, lies, seed))
+    flushes = sum(w.flush for w in writes)
+    print(f"{kind}: {len(writes)} writes, {flushes} flushes, {sum(w.length for w in writes) >> 20} MiB; "
+          f"{len(cuts)} cuts {dict(Counter(how for _, how in cuts))}: {len(bad)} with faults; "
+          f"of {LIES} disks that lie {len(noticed)} noticed")
+    failed = len(bad) + (not noticed)
+    print(f"test result: power cuts. {len(cuts) + 1 - failed} passed; {failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit({"make": make, "cut": cut}[sys.argv[1]](*sys.argv[2:]))

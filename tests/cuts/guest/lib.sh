@@ -1,0 +1,72 @@
+# What recording and recovery share. The tools are at /mnt, the disk under test at /media, what a reboot forgets at /srv. Sourced.
+# shellcheck shell=sh
+
+export WHERRY_SOCKET=/srv/run/control.sock LC_ALL=C
+
+wherry() { /mnt/wherry "$@"; }
+
+# A tree as one number: names, kinds, modes, owners, times, links, and content. Sizes of directories are the file system's own affair.
+tree_digest() {
+    (
+        cd "$1" || exit
+        find . -type d -exec stat -c '%n %f %u %g %Y' {} +
+        find . ! -type d -exec stat -c '%n %f %u %g %Y %s %h %t:%T' {} +
+        find . -type f -exec sha256sum {} +
+        find . -type l -exec readlink {} \;
+    ) | sort | sha256sum | cut -c1-16
+}
+
+# Every layer that the store would take for whole.
+show_layers() {
+    for layer in /media/data/layers/*/0; do
+        [ -d "$layer" ] || continue
+        name=${layer%/0} digest=$(tree_digest "$layer")
+        # One that was removed meanwhile was not read to its end.
+        [ ! -d "$layer" ] || echo "layer ${name##*/} $digest"
+    done
+}
+
+# start_keeper PROGRAM: its first answer is waited for; fails when there is none. Sets $keeper.
+start_keeper() {
+    "$1" keeper --config /srv/settings.json >/srv/log 2>&1 </dev/null &
+    keeper=$!
+    answers 600
+}
+
+# answers TRIES
+answers() {
+    tries=$1
+    until wherry --json ls >/srv/ls 2>/srv/ls-error; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] && kill -0 "$keeper" 2>/dev/null || return 1
+        sleep 0.02
+    done
+}
+
+# Nothing is on its way any more, and no stage works.
+settled() {
+    wherry --json ls >/srv/ls || return 1
+    ! grep -qE '"state":"(received|accepted|fetching|staged|starting|created|stopping|restarting|pending|waiting)"' /srv/ls || return 1
+    for child in $(cat "/proc/$keeper/task/$keeper/children"); do
+        ! grep -q stage "/proc/$child/cmdline" 2>/dev/null || return 1
+    done
+}
+
+settle() {
+    tries=$1
+    until settled; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || { echo "unsettled"; return; }
+        sleep 0.02
+    done
+}
+
+# prepare DIRECTORY GROUP: tools, and a place for what a reboot forgets.
+prepare() {
+    mkdir -p /mnt /media /srv
+    mount --bind "$1" /mnt
+    mount -t tmpfs srv /srv
+    ip link set lo up
+    echo "{\"device\":\"cuts\",\"data_dir\":\"/media/data\",\"run_dir\":\"/srv/run\",\"cgroup\":\"$2\",\"interval_s\":3600}" >/srv/settings.json
+    /mnt/busybox httpd -p 127.0.0.1:8080 -h /mnt/www
+}
