@@ -31,17 +31,28 @@ def make(directory, program, busybox, seed):
         json.dump(facts, out)
 
 
+def mark(write):
+    """The mark that this write is: its kind and the number of an operation."""
+    if write.at < SIZE or not write.data:
+        return None
+    kind, number = write.data.decode().split()
+    return kind, int(number)
+
+
 def marks_before(writes, cut):
-    return {tuple((kind, int(number))) for kind, number in
-            (w.data[:SECTOR_TEXT].split(b"\0")[0].decode().split()[:2] for w in writes[:cut] if w.at >= SIZE and w.data)}
+    return {mark(w) for w in writes[:cut]} - {None}
 
 
-SECTOR_TEXT = 64
+def check_marks(writes, operations):
+    """Each mark must be there once, in its order: otherwise a cut would be held against the wrong state."""
+    marks = [found for found in map(mark, writes) if found]
+    bare = [found for found in marks if found[0] != "took"]
+    assert bare == [(kind, n) for n in range(len(operations)) for kind in ("begin", "done")], f"the marks are not in order: {marks}"
 
 
 def begin_of(writes):
     """The first entry that belongs to the scenario: cuts in the midst of mkfs and of its preparation are nobody's concern."""
-    return next(n for n, w in enumerate(writes) if w.at >= SIZE and w.data)
+    return next(n for n, w in enumerate(writes) if mark(w))
 
 
 def choose(writes, count, rng):
@@ -90,6 +101,7 @@ class Recording:
             sys.exit(f"cuts: the recording went wrong: {wrong or 'it ended early'}")
         self.writes = disk.read_log(f"{work}/log")
         self.operations = [oracle.Operation(n, verb, words) for n, verb, words in self.facts["operations"]]
+        check_marks(self.writes, self.operations)
         self.judge = oracle.Judge(self.facts, self.layers)
 
     def rebuild(self, cut, how, rng, path):

@@ -32,6 +32,8 @@ def few_files(archive, top, count, rng):
 def tar(fill):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        # Without it the root of a layer has the time of its unpacking.
+        entry(archive, ".", mode=0o755)
         fill(archive)
     return out.getvalue()
 
@@ -57,6 +59,10 @@ def upper(word, rng, large):
     return fill
 
 
+def packed(data):
+    return gzip.compress(data, mtime=0)
+
+
 def blob(layout, data):
     digest = hashlib.sha256(data).hexdigest()
     with open(f"{layout}/blobs/sha256/{digest}", "wb") as out:
@@ -70,7 +76,7 @@ def image(layout, word, layers):
     kind = "application/vnd.oci.image."
     manifest = {"schemaVersion": 2, "mediaType": kind + "manifest.v1+json",
                 "config": {"mediaType": kind + "config.v1+json", **blob(layout, json.dumps(config).encode())},
-                "layers": [{"mediaType": kind + "layer.v1.tar+gzip", **blob(layout, gzip.compress(layer, mtime=0))} for layer in layers]}
+                "layers": [{"mediaType": kind + "layer.v1.tar+gzip", **blob(layout, packed(layer))} for layer in layers]}
     return {"mediaType": kind + "manifest.v1+json", **blob(layout, json.dumps(manifest).encode()),
             "annotations": {"org.opencontainers.image.ref.name": word}}
 
@@ -96,8 +102,8 @@ def make(directory, busybox):
 
     os.makedirs(f"{directory}/www")
     trees["three"] = [tar(three)]
-    archive = gzip.compress(trees["three"][0], mtime=0)
+    archive = packed(trees["three"][0])
     with open(f"{directory}/www/three.tar.gz", "wb") as out:
         out.write(archive)
-    names = {word: [hashlib.sha256(layer).hexdigest() for layer in layers] for word, layers in trees.items()}
+    names = {word: [hashlib.sha256(packed(layer)).hexdigest() for layer in layers] for word, layers in trees.items()}
     return hashlib.sha256(archive).hexdigest(), names

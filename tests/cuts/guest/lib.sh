@@ -5,12 +5,14 @@ export WHERRY_SOCKET=/srv/run/control.sock LC_ALL=C
 
 wherry() { /mnt/wherry "$@"; }
 
-# A tree as one number: names, kinds, modes, owners, times, links, and content. Sizes of directories are the file system's own affair.
+# A tree as one number: names, kinds, modes, owners, times, links, and content. Sizes of directories are the file system's own affair, and a whiteout
+# has the time of its unpacking.
 tree_digest() {
     (
         cd "$1" || exit
         find . -type d -exec stat -c '%n %f %u %g %Y' {} +
-        find . ! -type d -exec stat -c '%n %f %u %g %Y %s %h %t:%T' {} +
+        find . ! -type d ! -type c -exec stat -c '%n %f %u %g %Y %s %h' {} +
+        find . -type c -exec stat -c '%n %f %u %g %t:%T' {} +
         find . -type f -exec sha256sum {} +
         find . -type l -exec readlink {} \;
     ) | sort | sha256sum | cut -c1-16
@@ -46,7 +48,7 @@ answers() {
 # Nothing is on its way any more, and no stage works.
 settled() {
     wherry --json ls >/srv/ls || return 1
-    ! grep -qE '"state":"(received|accepted|fetching|staged|starting|created|stopping|restarting|pending|waiting)"' /srv/ls || return 1
+    ! grep -qE '"state":"(received|accepted|fetching|staged|starting|stopping|restarting|pending|waiting)"' /srv/ls || return 1
     for child in $(cat "/proc/$keeper/task/$keeper/children"); do
         ! grep -q stage "/proc/$child/cmdline" 2>/dev/null || return 1
     done
