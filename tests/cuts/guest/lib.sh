@@ -48,7 +48,7 @@ answers() {
 # Nothing is on its way any more, and no stage works.
 settled() {
     wherry --json ls >/srv/ls || return 1
-    ! grep -qE '"state":"(received|accepted|fetching|staged|starting|stopping|restarting|pending|waiting)"' /srv/ls || return 1
+    ! grep -qE '"state":"(received|accepted|fetching|staged|starting|stopping|restarting)"' /srv/ls || return 1
     for child in $(cat "/proc/$keeper/task/$keeper/children"); do
         ! grep -q stage "/proc/$child/cmdline" 2>/dev/null || return 1
     done
