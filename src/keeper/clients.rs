@@ -285,8 +285,8 @@ impl Keeper {
             Request::Exec(args) => self.exec(id, args, None, fds),
             Request::Copy { scope, what } => self.copy(id, scope, what, fds),
             Request::Upgrade => {
+                self.prepare_upgrade();
                 self.reply(id, &Reply::Done);
-                self.upgrade = true;
             }
         }
     }

@@ -53,6 +53,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Changes within this time become one `reported`.
@@ -65,6 +66,8 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// Everything that keeper knows.
 pub struct Keeper {
     ctx: Context,
+    /// Where the program is on disk, for an upgrade.
+    program: PathBuf,
     device: Id,
     store: Store,
     desired: Desired,
@@ -351,7 +354,7 @@ impl Keeper {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGTERM) => self.leave(false),
                 Ok(Signal::SIGINT) => self.leave(true),
-                Ok(Signal::SIGHUP) => self.upgrade = true,
+                Ok(Signal::SIGHUP) => self.prepare_upgrade(),
                 // The recovery path must be walked before it is needed; only root can send this.
                 Ok(Signal::SIGUSR2) => panic!("asked to by SIGUSR2"),
                 _ => {}

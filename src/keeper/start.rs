@@ -70,7 +70,7 @@ fn serve(config: &Path) -> Result<(), String> {
     let settings = load(config)?;
     log::set_max_level(log_level(&settings));
     let started = time::boottime();
-    let mut keeper = open(settings)?;
+    let mut keeper = open(settings, program.clone())?;
     // Refused without CAP_SYS_RESOURCE.
     if let Err(e) = process::set_oom_score(OOM_SCORE) {
         let why = format!("cannot lower keeper's: {e}; with no memory left, the kernel may end keeper like any other");
@@ -163,7 +163,7 @@ fn device_id(settings: &Settings) -> Result<Id, String> {
     label.parse().map_err(|e| format!("the host name {label} is no device id: it {e} (set \"device\" in the settings)"))
 }
 
-fn open(settings: Settings) -> Result<Keeper, String> {
+fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("keeper must be root: it mounts, makes control groups and starts containers".into());
     }
@@ -190,6 +190,7 @@ fn open(settings: Settings) -> Result<Keeper, String> {
     ctx.poll.add(&signals, Source::Signals).map_err(|e| e.to_string())?;
     Ok(Keeper {
         ctx,
+        program,
         device,
         store,
         desired,
@@ -246,7 +247,22 @@ fn signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
+/// Whoever installed a program may only have renamed it into place: f2fs and UBIFS can keep the name and lose the content, ext4 both.
+fn sync_program(path: &Path) -> io::Result<()> {
+    let path = fs::canonicalize(path)?;
+    fs::File::open(&path)?.sync_all()?;
+    path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+}
+
 impl Keeper {
+    /// Has the program on disk outlast a power cut, and takes it over at the end of this turn.
+    pub fn prepare_upgrade(&mut self) {
+        if let Err(e) = sync_program(&self.program) {
+            log::warn!("cannot sync {}: {e}; a power cut may undo or spoil its installation", self.program.display());
+        }
+        self.upgrade = true;
+    }
+
     /// Takes over what runs, brings back what should, and starts the agent.
     fn begin(&mut self) {
         let now = self.now();
