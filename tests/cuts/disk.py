@@ -11,6 +11,8 @@ SECTOR = 512
 PIECE = 4096
 MAGIC = 0x6A736677736872
 FLUSH, FUA, DISCARD = 1, 2, 4
+# Flushes that a disk that lies has not made.
+LIE = 10
 ENTRY = struct.Struct("<QQQQ")
 
 
@@ -51,31 +53,41 @@ def survivors(writes, cut, how, rng):
     """The writes that are on the disk after a power cut before the entry `cut`, as pairs of place and bytes.
 
     `lost`: none that no flush has confirmed. `kept`: all. `some`: a random half of those, piece by piece, which is also every order.
-    `lying`: the disk confirmed flushes without any: a random part of the last writes is missing, flushed or not.
+    `lying`: the disk confirmed the last flushes without any, and has nothing of what came since.
     """
-    flushed = max((n for n in range(cut) if writes[n].flush), default=0)
+    flushes = [n for n in range(cut) if writes[n].flush]
+    flushed = flushes[-LIE if how == "lying" else -1] if len(flushes) >= LIE else 0
+    share = {"kept": 1, "some": 0.5}.get(how, 0)
     for n, write in enumerate(writes[:cut]):
-        if how == "lying":
-            sure, share = n < cut - 400, 0.7
-        else:
-            sure, share = n < flushed or write.forced or how == "kept", {"lost": 0, "some": 0.5}.get(how)
-        if sure:
+        if n < flushed or write.forced:
             yield from pieces(write)
         elif share:
             yield from (piece for piece in pieces(write) if rng.random() < share)
 
 
-def rebuild(base, writes, cut, how, rng, path, size):
-    """Writes the disk to `path`, without what lies behind `size`."""
+def write_sparse(out, at, image):
+    """Leaves holes where there is nothing."""
+    empty = bytes(PIECE)
+    for start in range(0, len(image), PIECE):
+        piece = image[start:start + PIECE]
+        if piece != empty:
+            out.seek(at + start)
+            out.write(piece)
+    out.truncate(max(at + len(image), out.seek(0, os.SEEK_END)))
+
+
+def rebuild(base, writes, cut, how, rng, path, at, size):
+    """Writes the disk without what lies behind `size` to the place `at` of the file `path`, where there must be nothing yet."""
     with open(base, "rb") as file:
         image = bytearray(file.read())
-    for at, data in survivors(writes, cut, how, rng):
-        image[at:at + len(data)] = data
-    with open(path, "wb") as out:
-        out.truncate(size)
-        empty = bytes(PIECE)
-        for at in range(0, size, PIECE):
-            piece = image[at:at + PIECE]
-            if piece != empty:
-                out.seek(at)
-                out.write(piece)
+    for place, data in survivors(writes, cut, how, rng):
+        image[place:place + len(data)] = data
+    with open(path, "r+b" if os.path.exists(path) else "w+b") as out:
+        write_sparse(out, at, image[:size])
+
+
+def extract(path, at, size, target):
+    """Copies one disk out of the file of many."""
+    with open(path, "rb") as file, open(target, "wb") as out:
+        file.seek(at)
+        write_sparse(out, 0, file.read(size))

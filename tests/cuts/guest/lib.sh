@@ -5,12 +5,13 @@ export WHERRY_SOCKET=/srv/run/control.sock LC_ALL=C
 
 wherry() { /mnt/wherry "$@"; }
 
-# A tree as one number: names, kinds, modes, owners, times, links, and content. Sizes of directories are the file system's own affair, and a whiteout
-# has the time of its unpacking.
+# A tree as one number: names, kinds, modes, owners, times, links, and content. Sizes of directories are the file system's own affair. A whiteout has
+# the time of its unpacking, and the root that of its last rename (on f2fs, which then writes its "..").
 tree_digest() {
     (
         cd "$1" || exit
-        find . -type d -exec stat -c '%n %f %u %g %Y' {} +
+        stat -c '%f %u %g' .
+        find . -mindepth 1 -type d -exec stat -c '%n %f %u %g %Y' {} +
         find . ! -type d ! -type c -exec stat -c '%n %f %u %g %Y %s %h' {} +
         find . -type c -exec stat -c '%n %f %u %g %t:%T' {} +
         find . -type f -exec sha256sum {} +
@@ -49,7 +50,8 @@ answers() {
 settled() {
     wherry --json ls >/srv/ls || return 1
     ! grep -qE '"state":"(received|accepted|fetching|staged|starting|stopping|restarting)"' /srv/ls || return 1
-    for child in $(cat "/proc/$keeper/task/$keeper/children"); do
+    read -r children <"/proc/$keeper/task/$keeper/children"
+    for child in $children; do
         ! grep -q stage "/proc/$child/cmdline" 2>/dev/null || return 1
     done
 }
