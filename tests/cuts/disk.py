@@ -56,7 +56,8 @@ def survivors(writes, cut, how, rng):
     `lying`: the disk confirmed the last flushes without any, and has nothing of what came since.
     """
     flushes = [n for n in range(cut) if writes[n].flush]
-    flushed = flushes[-LIE if how == "lying" else -1] if len(flushes) >= LIE else 0
+    back = LIE if how == "lying" else 1
+    flushed = flushes[-back] if len(flushes) >= back else 0
     share = {"kept": 1, "some": 0.5}.get(how, 0)
     for n, write in enumerate(writes[:cut]):
         if n < flushed or write.forced:
