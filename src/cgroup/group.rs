@@ -114,7 +114,7 @@ impl Group {
 
     /// `levels`: v2 directories just made. `fresh`: in a new group, what nobody asked for is unlimited already and costs no write.
     fn limit(&self, r: &Resources, levels: &[PathBuf], fresh: bool) -> Result<Vec<(String, String)>, Error> {
-        let refused = self.layout.enable(&self.above(levels));
+        let refused = self.switch_on(levels);
         let (limits, mut missing) = self.plan(r);
         for l in limits.iter().filter(|l| l.asked || !fresh) {
             if let Err(why) = self.apply(l, &refused)
@@ -124,6 +124,23 @@ impl Group {
             }
         }
         if r.required && !missing.is_empty() { Err(Error::Required(missing)) } else { Ok(missing) }
+    }
+
+    /// Has the levels above pass controllers on; what is refused, and why. The level above those may be so new that a neighbour, who made it,
+    /// has not yet switched on there what it is to pass on to ours: the kernel answers ENOENT then.
+    fn switch_on(&self, levels: &[PathBuf]) -> Vec<(String, String)> {
+        let mut above = self.above(levels);
+        let refused = self.layout.enable(&above);
+        let (false, Some(parent)) = (refused.is_empty(), self.parent()) else { return refused };
+        above.retain(|dir| *dir != parent);
+        above.insert(0, parent);
+        self.layout.enable(&above)
+    }
+
+    /// The v2 directory of the prepared parent of a container's group: `PARENT/APP/CONTAINER`.
+    fn parent(&self) -> Option<PathBuf> {
+        let (parent, _) = self.path.rsplit_once('/')?.0.rsplit_once('/')?;
+        Some(Path::new(self.layout.unified.as_ref()?).join(parent))
     }
 
     /// The v2 levels that must pass controllers on to this group and are surely ours: the one right above it, and whichever we just made.
