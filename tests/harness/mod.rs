@@ -29,9 +29,14 @@ pub fn eventually<T>(what: &str, poll: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, poll).unwrap_or_else(|| panic!("waited too long for: {what}"))
 }
 
+/// How many times longer than a real one this machine may take for whatever must happen: an emulated one says so in `WHERRY_SLOWNESS`.
+pub fn slowness() -> u32 {
+    std::env::var("WHERRY_SLOWNESS").map_or(1, |n| n.parse().expect("WHERRY_SLOWNESS is a number"))
+}
+
 /// Polls until there is an answer or the time is over.
 pub fn within<T>(time: Duration, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + time;
+    let end = Instant::now() + time * slowness();
     loop {
         if let Some(found) = poll() {
             return Some(found);

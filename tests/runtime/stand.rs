@@ -42,7 +42,9 @@ impl Host {
         fs::create_dir_all(dir.join("scratch")).unwrap();
         let layer = dir.join("layer");
         busybox(&layer);
-        Self { layout: Layout::detect().unwrap(), group: format!("wherry/{name}/app"), layers: vec![layer], dir }
+        let layout = Layout::detect().unwrap();
+        layout.prepare("wherry").unwrap();
+        Self { layout, group: format!("wherry/{name}/app"), layers: vec![layer], dir }
     }
 
     /// The image's only layer, to be made hostile.
@@ -184,8 +186,7 @@ impl Started<'_> {
     pub fn wait(&mut self) -> Option<Ended> {
         let child = self.child.take()?;
         if !readable(&child.pidfd, PATIENCE) {
-            let _ = pidfd_send(&child.pidfd, SIGKILL);
-            let _ = reap(child.pid);
+            kill(&child);
             panic!("the container must end in {PATIENCE:?}");
         }
         Some(reap(child.pid).unwrap())
@@ -226,9 +227,16 @@ impl Started<'_> {
 impl Drop for Started<'_> {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
-            let _ = pidfd_send(&child.pidfd, SIGKILL);
-            let _ = reap(child.pid);
+            kill(&child);
         }
+    }
+}
+
+/// A pid 1 ends only after every process of its namespace, also one from exec that a failed test has not reaped: that is not waited for.
+fn kill(child: &Child) {
+    let _ = pidfd_send(&child.pidfd, SIGKILL);
+    if readable(&child.pidfd, PATIENCE) {
+        let _ = reap(child.pid);
     }
 }
 
@@ -294,8 +302,13 @@ pub fn until_eof(conn: &Conn) -> Option<Failure> {
     }
 }
 
+/// How many times longer than a real one this machine may take: an emulated one says so in `WHERRY_SLOWNESS`.
+fn slowness() -> u32 {
+    std::env::var("WHERRY_SLOWNESS").map_or(1, |n| n.parse().expect("WHERRY_SLOWNESS is a number"))
+}
+
 pub fn readable(fd: impl AsFd, patience: Duration) -> bool {
-    let timeout = PollTimeout::try_from(patience.as_millis() as i32).unwrap();
+    let timeout = PollTimeout::try_from(patience.as_millis() as i32 * slowness() as i32).unwrap();
     poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout).unwrap() > 0
 }
 
@@ -306,7 +319,7 @@ pub fn within(mut ask: impl FnMut() -> bool) -> bool {
         if ask() {
             return true;
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > PATIENCE * slowness() {
             return false;
         }
         std::thread::sleep(Duration::from_millis(5));
