@@ -11,6 +11,8 @@ fn the_payload_has_exactly_the_default_capabilities_no_new_privs_and_a_filter() 
         let mut c = host.start(&Spec { init, ..shell("echo ready; exec sleep 60") }).unwrap();
         c.expect("ready");
         let payload = if init { only_child(c.pid()) } else { c.pid() };
+        // Until its exec the shell ignores SIGQUIT.
+        assert!(within(|| status(payload, "Name") == "sleep"));
         for field in ["CapPrm", "CapEff", "CapBnd"] {
             assert_eq!(status(payload, field), "00000000a80425fb", "{field}");
         }
