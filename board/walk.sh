@@ -130,11 +130,11 @@ step_bad_manifest() {
 }
 
 step_memory_hog() {
-    next "A program that wants 64 MiB where 16 are allowed: the kernel kills it, and the kill is counted"
+    next "A program that wants 16 MiB where 4 are allowed: the kernel kills it, and the kill is counted"
     jq -n --arg image "oci:$home/image:1" '{wherry: 1, app: "hog", containers: {main: {
         image: {ref: $image},
-        command: ["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1; echo \"dd ended with status $?\"; exec sleep 3600"],
-        resources: {memory: {max: "16M", swap: 0}}}}}' >hog.json
+        command: ["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=16M count=1; echo \"dd ended with status $?\"; exec sleep 3600"],
+        resources: {memory: {max: "4M", swap: 0}}}}}' >hog.json
     show 'mosquitto_pub -h 127.0.0.1 -p $PORT -q 1 -r -t $TOPIC/in/desired/hog -f hog.json'
     await 30 "the answer \"running\" for hog" acked running hog
     await 15 "one counted kill in the statistics message" message '.containers["hog/main"].memory.oom_kill == 1'
