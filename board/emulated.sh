@@ -42,6 +42,7 @@ set_up() {
     mkdir bin flash
     install "$board_directory"/guest/{device,wherry} bin/
     PATH=$directory/bin:$PATH
+    [ -z "$figures" ] || { apt_install "certificates" openssl && make_certificate >openssl.log 2>&1; }
     start_broker
     make_flash
     heading "The board starts"
@@ -58,6 +59,7 @@ make_flash() {
     (cd flash && make_image ../busybox.board --architecture "$(about debian | sed s/armhf/arm/)" && rm -f image.log)
     mkdir flash/bin
     cp "$binary" flash/bin/wherry
+    [ -z "$figures" ] || cp ca.pem flash/
     install "$board_directory"/guest/{start,answer} flash/
     write_settings 10.0.2.2 >flash/settings.json
     write_supervise >flash/supervise

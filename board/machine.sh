@@ -83,9 +83,9 @@ emulator() {
         -drive "$disk" -device "virtio-blk-$bus,drive=flash" "$@")
 }
 
-# file_system DIRECTORY FILE LABEL MEGABYTES: an ext4 image of what is in the directory.
+# file_system DIRECTORY FILE LABEL MEGABYTES: an ext4 image of what is in the directory, to which the kernel has nothing to add by itself.
 file_system() {
     truncate -s "$4M" "$2"
-    PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -L "$3" -d "$1" "$2" 2>mkfs.log || { cat mkfs.log >&2; die "cannot make the file system $3 of $4 MB"; }
+    PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -E lazy_itable_init=0 -L "$3" -d "$1" "$2" 2>mkfs.log || { cat mkfs.log >&2; die "cannot make the file system $3 of $4 MB"; }
     rm mkfs.log
 }

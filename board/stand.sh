@@ -37,6 +37,7 @@ start_broker() {
         PORT=$((20000 + RANDOM % 20000))
         # "user root": else it becomes the user mosquitto, who may not read here.
         printf '%s\n' "listener $PORT 127.0.0.1" "allow_anonymous true" "persistence false" "user root" >broker.conf
+        [ -z "$figures" ] || printf '%s\n' "listener $((PORT + 1)) 127.0.0.1" "certfile $directory/broker.pem" "keyfile $directory/broker.key" >>broker.conf
         apart mosquitto -c broker.conf >broker.log 2>&1
         sleep 0.5
         kill -0 "${running[-1]}" 2>/dev/null && return 0
@@ -68,8 +69,9 @@ make_image() {
 # write_settings HOST: for keeper in $home; HOST is where it finds the broker.
 write_settings() {
     jq -n --arg dir "$home" --arg device "$(setting device)" --arg group "$group" --arg host "$1" \
-        --argjson interval "$(setting interval_s)" --argjson port "$PORT" '{
-            device: $device, brokers: [{host: $host, port: $port}],
+        --argjson interval "$(setting interval_s)" --argjson port "$PORT" --arg figures "$figures" '{
+            device: $device,
+            brokers: [if $figures == "" then {host: $host, port: $port} else {host: $host, port: ($port + 1), tls: {ca: "\($dir)/ca.pem"}} end],
             data_dir: "\($dir)/data", run_dir: "\($dir)/run", cgroup: $group, interval_s: $interval, import_dirs: [$dir]
         }'
 }
