@@ -178,6 +178,8 @@ fn a_wrong_command_line_is_told_with_the_boards_there_are() {
         (&["host", "host"], "one board at a time"),
         (&["host", "--twice"], "unknown option --twice"),
         (&["host", "--bin"], "--bin needs the path of a binary"),
+        (&["host", "--figures"], "--figures is for emulated boards"),
+        (&["qemu-aarch64", "--idle", "long"], "--idle needs a number of seconds"),
     ] {
         let answer = script(arguments).output().unwrap();
         let errors = String::from_utf8(answer.stderr).unwrap();
