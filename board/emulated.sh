@@ -8,6 +8,7 @@ home=/flash
 begun_with=boot
 in_container='demo ps                          a program in the container'
 group=wherry
+[ "${guest_ram:-$(setting ram_mb)}" -gt 64 ] || hog_wants=16 hog_may=4
 
 announce() {
     cat <<TEXT

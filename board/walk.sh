@@ -129,12 +129,14 @@ step_bad_manifest() {
     same_pid
 }
 
+hog_wants=64 hog_may=16 # MiB; more than the whole machine has the kernel refuses at once, without a kill
+
 step_memory_hog() {
-    next "A program that wants 16 MiB where 4 are allowed: the kernel kills it, and the kill is counted"
-    jq -n --arg image "oci:$home/image:1" '{wherry: 1, app: "hog", containers: {main: {
+    next "A program that wants $hog_wants MiB where $hog_may are allowed: the kernel kills it, and the kill is counted"
+    jq -n --arg image "oci:$home/image:1" --arg wants "$hog_wants" --arg may "${hog_may}M" '{wherry: 1, app: "hog", containers: {main: {
         image: {ref: $image},
-        command: ["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=16M count=1; echo \"dd ended with status $?\"; exec sleep 3600"],
-        resources: {memory: {max: "4M", swap: 0}}}}}' >hog.json
+        command: ["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=\($wants)M count=1; echo \"dd ended with status $?\"; exec sleep 3600"],
+        resources: {memory: {max: $may, swap: 0}}}}}' >hog.json
     show 'mosquitto_pub -h 127.0.0.1 -p $PORT -q 1 -r -t $TOPIC/in/desired/hog -f hog.json'
     await 30 "the answer \"running\" for hog" acked running hog
     await 15 "one counted kill in the statistics message" message '.containers["hog/main"].memory.oom_kill == 1'
