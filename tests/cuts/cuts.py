@@ -2,6 +2,7 @@
 """Power cuts: what `run` calls, and what it does not do itself (the emulator).
 
     cuts.py make DIRECTORY PROGRAM BUSYBOX SEED      what the guest gets; facts for the oracle
+    cuts.py flash WORK SECONDS CUTS SEED             runs the guest that works on raw flash, and stops it at random; then as the next
     cuts.py cut WORK FILE-SYSTEM CUTS SEED           chooses the cuts (`-`: the usual number) and recovers from each; says what was wrong
 """
 import json
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from queue import Queue
 
 import disk
+import flash
 import oracle
 import scenario
 
@@ -101,16 +103,65 @@ class Recording:
         wrong = unexpected(self.facts, outcomes)
         if wrong or not whole:
             sys.exit(f"cuts: the recording went wrong: {wrong or 'it ended early'}")
-        self.writes = disk.read_log(f"{work}/log")
         self.operations = [oracle.Operation(n, verb, words) for n, verb, words in self.facts["operations"]]
-        check_marks(self.writes, self.operations)
         self.judge = oracle.Judge(self.facts, self.layers)
+
+
+class Disk(Recording):
+    """A disk's writes. A cut is the number of a write, and what becomes of those that no flush has confirmed."""
+    size = SIZE
+
+    def __init__(self, work, kind):
+        super().__init__(work)
+        self.kind = kind
+        self.writes = disk.read_log(f"{work}/log")
+        check_marks(self.writes, self.operations)
+
+    def choose(self, count, rng):
+        return choose(self.writes, count, rng)
+
+    def lies(self, rng):
+        return [(rng.randint(begin_of(self.writes) + 50, len(self.writes)), "lying") for _ in range(LIES)]
+
+    def about(self):
+        flushes = sum(w.flush for w in self.writes)
+        return f"{len(self.writes)} writes, {flushes} flushes, {sum(w.length for w in self.writes) >> 20} MiB"
+
+    def checked(self, path):
+        return checked(self.kind, path)
 
     def rebuild(self, cut, how, rng, path, at=0):
         disk.rebuild(f"{self.work}/base", self.writes, cut, how, rng, path, at, SIZE)
 
     def worlds(self, cut):
         return oracle.allowed(self.operations, marks_before(self.writes, cut), self.judge.images)
+
+
+class Flash(Recording):
+    """Raw flash as it was at many moments. A cut is the number of a moment; on a flash that lies, it has the content of an earlier one."""
+    kind, size = "ubifs", flash.SIZE
+
+    def __init__(self, work, cuts):
+        super().__init__(work)
+        self.cuts = cuts
+
+    def choose(self, count, rng):
+        return [(n, "as it is") for n in sorted(rng.sample(range(len(self.cuts)), min(count, len(self.cuts))))]
+
+    def lies(self, rng):
+        return [(rng.randint(40, len(self.cuts) - 1), "lying") for _ in range(LIES)]
+
+    def about(self):
+        return f"{len(self.cuts)} moments"
+
+    def checked(self, path):
+        return []
+
+    def rebuild(self, cut, how, rng, path, at=0):
+        flash.rebuild(self.cuts, cut - 30 if how == "lying" else cut, path, at)
+
+    def worlds(self, cut):
+        return oracle.allowed(self.operations, self.cuts[cut].marks, self.judge.images)
 
 
 # ---- recovery on this machine ----
@@ -151,7 +202,7 @@ def checked(kind, path):
     return ["the file system is damaged: " + " ".join(said.split())[-300:]] if bad else []
 
 
-def here(recording, kind, cuts, seed):
+def here(recording, cuts, seed):
     """Recovers from the cuts natively; answers the lines of each."""
     found, todo = {}, Queue()
     for n, cut in enumerate(cuts):
@@ -164,8 +215,8 @@ def here(recording, kind, cuts, seed):
                 n, cut, how = todo.get()
                 open(path, "wb").close()
                 recording.rebuild(cut, how, random.Random(f"{seed} {n} {cut}"), path)
-                lines = observe(shell, kind, path)
-                found[n] = (lines, checked(kind, path))
+                lines = observe(shell, recording.kind, path)
+                found[n] = (lines, recording.checked(path))
         os.unlink(path)
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -175,11 +226,11 @@ def here(recording, kind, cuts, seed):
 
 # ---- recovery in guests ----
 
-def batch(recording, kind, number, share, seed):
+def batch(recording, number, share, seed):
     """One guest recovers from its share of the cuts, one after the other."""
     path = f"{recording.work}/disks-{number}"
     for place, (n, cut, how) in enumerate(share):
-        recording.rebuild(cut, how, random.Random(f"{seed} {n} {cut}"), path, place * SIZE)
+        recording.rebuild(cut, how, random.Random(f"{seed} {n} {cut}"), path, place * recording.size)
     with open(f"{recording.work}/emulate") as file:
         command = [word.replace("DISKS", path) for word in file.read().split("\0")[:-1]]
     console = subprocess.run(["timeout", "--signal", "KILL", str(60 + 20 * len(share)), *command], stdin=subprocess.DEVNULL,
@@ -189,17 +240,17 @@ def batch(recording, kind, number, share, seed):
         sys.exit(f"cuts: the guest that recovers ended early: {' '.join(console.split()[-40:])}")
     found = {}
     for place, (n, _, _) in enumerate(share):
-        disk.extract(path, place * SIZE, SIZE, f"{path}.one")
-        found[n] = (parts[place], checked(kind, f"{path}.one"))
+        disk.extract(path, place * recording.size, recording.size, f"{path}.one")
+        found[n] = (parts[place], recording.checked(f"{path}.one"))
     os.unlink(path)
     return found
 
 
-def there(recording, kind, cuts, seed):
+def there(recording, cuts, seed):
     """Recovers from the cuts in guests; answers the lines of each."""
     numbered = [(n, *cut) for n, cut in enumerate(cuts)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        shares = pool.map(lambda number: batch(recording, kind, number, numbered[number::WORKERS], seed), range(WORKERS))
+        shares = pool.map(lambda number: batch(recording, number, numbered[number::WORKERS], seed), range(WORKERS))
         found = {n: lines for share in shares for n, lines in share.items()}
     return [found[n] for n in range(len(cuts))]
 
@@ -221,25 +272,35 @@ def tell(bad, shown=8):
             print(f"    {line}")
 
 
-def cut(work, kind, count, seed):
-    recording, rng = Recording(work), random.Random(f"cuts {seed}")
-    writes = recording.writes
+def report(recording, count, seed):
+    rng = random.Random(f"cuts {seed}")
     with open("/proc/filesystems") as file:
-        native = kind in file.read().split()
-    cuts = choose(writes, int(count) if count != "-" else USUAL[native], rng)
-    lies = [(rng.randint(begin_of(writes) + 50, len(writes)), "lying") for _ in range(LIES)]
-    found = (here if native else there)(recording, kind, cuts + lies, seed)
+        native = recording.kind in file.read().split()
+    cuts = recording.choose(int(count) if count != "-" else USUAL[native], rng)
+    lies = recording.lies(rng)
+    found = (here if native else there)(recording, cuts + lies, seed)
     bad = judged(recording, cuts, found)
     noticed = judged(recording, lies, found[len(cuts):])
     tell(bad)
-    flushes = sum(w.flush for w in writes)
-    print(f"{kind}: {len(writes)} writes, {flushes} flushes, {sum(w.length for w in writes) >> 20} MiB; "
-          f"{len(cuts)} cuts {dict(Counter(how for _, how in cuts))}: {len(bad)} with faults; "
-          f"of {LIES} disks that lie {len(noticed)} noticed")
+    print(f"{recording.kind}: {recording.about()}; {len(cuts)} cuts {dict(Counter(how for _, how in cuts))}: {len(bad)} with faults; "
+          f"of {LIES} that lie {len(noticed)} noticed")
     failed = len(bad) + (not noticed)
-    print(f"test result: power cuts on {kind}. {len(cuts) + 1 - failed} passed; {failed} failed")
+    print(f"test result: power cuts on {recording.kind}. {len(cuts) + 1 - failed} passed; {failed} failed")
     return int(failed > 0)
 
 
+def cut(work, kind, count, seed):
+    return report(Disk(work, kind), count, seed)
+
+
+def record_flash(work, patience, count, seed):
+    with open(f"{work}/emulate") as file:
+        start, then = (part.split("\0")[:-1] for part in file.read().split("NEXT\0"))
+    cuts = flash.record(start, work, int(patience), seed)
+    with open(f"{work}/emulate", "w") as file:
+        file.write("".join(word + "\0" for word in then))
+    return report(Flash(work, cuts), count, seed)
+
+
 if __name__ == "__main__":
-    sys.exit({"make": make, "cut": cut}[sys.argv[1]](*sys.argv[2:]))
+    sys.exit({"make": make, "cut": cut, "flash": record_flash}[sys.argv[1]](*sys.argv[2:]))

@@ -104,7 +104,7 @@ def read(lines):
                 found.left = rest
             case "said":
                 found.said.append(rest)
-            case "unmountable" | "silent" | "unsettled" | "busy":
+            case "unmountable" | "unmountable:" | "silent" | "unsettled" | "busy" | "damaged:":
                 found.faults.append(line)
     if not found.faults and found.left != "0":
         found.faults.append(f"keeper left with {found.left}")

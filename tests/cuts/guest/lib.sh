@@ -74,3 +74,16 @@ prepare() {
     echo "{\"device\":\"cuts\",\"data_dir\":\"/media/data\",\"run_dir\":\"/srv/run\",\"cgroup\":\"$2\",\"interval_s\":3600}" >/srv/settings.json
     /mnt/busybox httpd -p 127.0.0.1:8080 -h /mnt/www
 }
+
+# mtd TOOL ARGUMENT...: a program of mtd-utils.
+mtd() {
+    tool=/mnt/lib/$1
+    shift
+    /mnt/lib/ld.so --library-path /mnt/lib "$tool" "$@" >/dev/null
+}
+
+# The flash, and the marks behind it: sizes and places are those of flash.py.
+make_flash() {
+    insmod /mnt/modules/mtdram.ko total_size=32768 erase_size=64
+    insmod /mnt/modules/phram.ko phram=marks,0xE000000,256Ki,4096
+}
