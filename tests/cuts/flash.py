@@ -1,10 +1,10 @@
 """Raw flash: memory of the guest's kernel (mtdram) with UBI and UBIFS on it. A cut is what stands in that memory when the machine is stopped, between
 any two instructions; what UBIFS and the page cache still hold elsewhere is lost.
 
-The guest's memory is a file. mtdram's pages lie scattered in it: the guest writes a different text into each, several times, and where all of them
-appear is the page. Marks go to a region of their own, at a known place (phram).
+The guest's memory is a file. mtdram's pages lie scattered in it: the guest writes a different text into each, twice, and where both appear is the page. Marks go to a region of their own, at a known place (phram).
 """
 import json
+import mmap
 import random
 import socket
 import subprocess
@@ -16,7 +16,7 @@ SIZE = 32 << 20
 MARKS_AT, MARKS = 0x0E000000, 256 << 10
 SLOT = 32
 PAGE = 4096
-SIGNATURES = 3
+SIGNATURES = 2
 
 
 class Monitor:
@@ -94,21 +94,21 @@ def record(command, work, patience, seed):
 
 
 def stops(guest, monitor, work, where, rng, end):
-    before = {}
+    before = dict.fromkeys(where)
+    with open(f"{work}/ram", "rb") as file:
+        ram = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     while guest.poll() is None and time.monotonic() < end:
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.4))
         try:
             monitor.ask("stop")
-            with open(f"{work}/ram", "rb") as file:
-                ram = file.read()
+            marks = marks_in(ram[MARKS_AT:MARKS_AT + MARKS - SLOT])
+            changed = {n: page for n, at in where.items() if (page := ram[at:at + PAGE]) != before[n]} if marks else {}
             monitor.ask("cont")
         except OSError:
             return
-        marks = marks_in(ram[MARKS_AT:MARKS_AT + MARKS - SLOT])
+        before.update(changed)
         if marks:
-            pages = {n: ram[at:at + PAGE] for n, at in where.items()}
-            yield Cut({n: page for n, page in pages.items() if before.get(n) != page}, marks)
-            before = pages
+            yield Cut(changed, marks)
 
 
 def attempt(path):

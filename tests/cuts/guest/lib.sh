@@ -85,5 +85,5 @@ mtd() {
 # The flash, and the marks behind it: sizes and places are those of flash.py.
 make_flash() {
     insmod /mnt/modules/mtdram.ko total_size=32768 erase_size=64
-    insmod /mnt/modules/phram.ko phram=marks,0xE000000,256Ki,4096
+    insmod /mnt/modules/phram.ko phram=marks,0xE000000,262144,4096
 }
