@@ -312,6 +312,26 @@ fn an_effect_in_a_pure_module_is_found() {
     check(purity_faults, "src/keeper/store.rs", &bad, &[]);
 }
 
+// ---- the wall clock ----
+
+/// For 32-bit musl the standard library's own call has 32 bits for the seconds, and panics from 2038 on.
+fn clock_faults(file: &File) -> Vec<String> {
+    let asked = file.paths().into_iter().filter(|path| path.contains(&["SystemTime", "now"]));
+    asked.map(|path| file.fault(path.line, "SystemTime::now fails after 2038 on ARMv7: use sys::time::unix_ms")).collect()
+}
+
+#[test]
+fn the_wall_clock_is_read_with_64_bits() {
+    hold(clock_faults);
+}
+
+#[test]
+fn a_32_bit_clock_is_found() {
+    let good = ["fn f() { Instant::now(); }", "#[cfg(test)] mod tests { fn f() { std::time::SystemTime::now(); } }"];
+    let bad = ["fn f() { std::time::SystemTime::now(); }", "use std::time::SystemTime as Clock; fn f() { Clock::now(); }"];
+    check(clock_faults, "src/agent/tls.rs", &good, &bad);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Printing and exiting
 

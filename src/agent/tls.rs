@@ -1,6 +1,6 @@
 //! TLS settings, made once at the start so that a bad file is one clear sentence, and TLS errors in people's words.
 
-use crate::sys::fd;
+use crate::sys::{fd, time};
 use rumqttc::tokio_rustls::rustls;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -10,7 +10,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Longest PEM file that is read: a bundle of all public authorities has about 220 KiB.
 const MAX_PEM: usize = 512 * 1024;
@@ -101,7 +101,7 @@ struct Clock;
 
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = Duration::from_millis(time::unix_ms());
         Some(UnixTime::since_unix_epoch(now.max(Duration::from_secs(BUILT))))
     }
 }

@@ -10,7 +10,8 @@ pub fn boottime() -> Duration {
     Duration::new(t.tv_sec().max(0) as u64, t.tv_nsec().max(0) as u32)
 }
 
-/// Wall clock in milliseconds since 1970. May be wrong by decades.
+/// Wall clock in milliseconds since 1970. May be wrong by decades. Everything here that wants it asks here: for 32-bit musl Rust's standard
+/// library calls the C library's 32-bit `clock_gettime`, which refuses a year after 2038, and then panics.
 pub fn unix_ms() -> u64 {
     let t = clock_gettime(ClockId::CLOCK_REALTIME).unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
     t.tv_sec().max(0) as u64 * 1000 + t.tv_nsec().max(0) as u64 / 1_000_000
