@@ -2,6 +2,7 @@
 
 pub mod beneath;
 pub mod config;
+pub mod crc;
 mod digest;
 pub mod docker;
 pub mod fault;

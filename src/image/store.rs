@@ -3,6 +3,7 @@
 //! A layer directory exists under its name only when it is complete and synced; a record only when all its layers do. So
 //! any crash leaves at most things that nobody refers to, which [`Store::collect_garbage`] removes.
 
+use super::crc::Crc;
 use super::{Digest, Record};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -210,7 +211,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The record as it stands on flash.
 pub fn encode(record: &Record) -> io::Result<Vec<u8>> {
     let body = postcard::to_stdvec(record).map_err(io::Error::other)?;
-    let bytes = [&[VERSION][..], &checksum(&body).to_le_bytes(), &body].concat();
+    let bytes = [&[VERSION][..], &Crc::of(&body).to_le_bytes(), &body].concat();
     if bytes.len() > MAX_RECORD {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("the record has more than {MAX_RECORD} bytes")));
     }
@@ -221,19 +222,13 @@ pub fn encode(record: &Record) -> io::Result<Vec<u8>> {
 pub fn decode(bytes: &[u8]) -> Option<Record> {
     let (version, rest) = bytes.split_first()?;
     let (sum, body) = rest.split_first_chunk::<4>()?;
-    if *version != VERSION || u32::from_le_bytes(*sum) != checksum(body) {
+    if *version != VERSION || u32::from_le_bytes(*sum) != Crc::of(body) {
         return None;
     }
     match postcard::take_from_bytes(body) {
         Ok((record, [])) => Some(record),
         _ => None,
     }
-}
-
-fn checksum(bytes: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
-    crc.update(bytes);
-    crc.sum()
 }
 
 /// Empties a directory, whatever a hostile archive or a crash has left in it.

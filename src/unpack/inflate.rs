@@ -3,7 +3,7 @@
 use crate::image::fault::fault;
 use crate::ipc::Failure;
 use crate::protocol::Reason;
-use flate2::bufread::MultiGzDecoder;
+use crate::unpack::gzip::Gzip;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
@@ -21,7 +21,7 @@ pub enum Inflate<R: Read> {
     /// As they are.
     None(Whole<R>),
     /// gzip, any number of members; anything behind the last one is an error.
-    Gzip(Box<MultiGzDecoder<Whole<R>>>),
+    Gzip(Box<Gzip<Whole<R>>>),
     /// Zstandard, any number of frames.
     Zstd(Box<Zstd<Whole<R>>>),
 }
@@ -40,7 +40,7 @@ impl<R: Read> Inflate<R> {
         let foreign =
             |name| Err(fault(Reason::Unsupported, format!("the layer is compressed with {name}, only gzip and zstd are supported")));
         match start[..] {
-            [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(whole)))),
+            [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(Gzip::new(whole)))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd(Box::new(Zstd::new(whole)))),
             [0xfd, b'7', b'z', b'X', b'Z', 0] => foreign("xz"),
             [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] => foreign("bzip2"),
