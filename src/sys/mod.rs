@@ -13,6 +13,8 @@ pub mod probe;
 pub mod process;
 pub mod pty;
 pub mod reactor;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod ring;
 pub mod role;
 pub mod seccomp;
 pub mod signal;
