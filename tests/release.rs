@@ -1,5 +1,7 @@
-//! The release builds of all three targets: static, within their budgets, and nothing of this machine in them.
+//! The release builds of all three targets: static, within their budgets, the same bytes wherever they are built, and nothing of this machine in
+//! them.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard};
@@ -38,6 +40,47 @@ fn a_release_tells_nothing_of_the_machine_it_was_built_on() {
 }
 
 #[test]
+fn a_release_built_in_another_folder_with_another_cache_has_the_same_bytes() {
+    let _turn = turn();
+    let scratch = Scratch::new("again");
+    let (copy, cache) = (scratch.0.join("another folder"), scratch.0.join("cache"));
+    copy_source(&copy);
+    symlink(kept(), &cache).expect("a link to the cache");
+    for target in TARGETS {
+        let mut again = cross(&copy, "build");
+        again.args(["--release", target, "--quiet"]).env("WHERRY_CACHE", &cache).env("CARGO_TARGET_DIR", scratch.0.join("objects"));
+        // The copy has no history that would tell the date.
+        if let Some(date) = commit_date() {
+            again.env("SOURCE_DATE_EPOCH", date);
+        }
+        let output = ok(&mut again);
+        let second = PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim_end());
+        assert!(second.starts_with(&scratch.0), "{}", second.display());
+        assert!(fs::read(built(target)).expect("one") == fs::read(second).expect("the other"), "two builds for {target} differ");
+    }
+}
+
+#[test]
+fn a_32_bit_release_has_64_bit_time() {
+    let _turn = turn();
+    let symbols = built(TARGETS[2]).with_extension("symbols");
+    let output = ok(Command::new("nm").arg(&symbols));
+    let names = String::from_utf8_lossy(&output.stdout);
+    // Rust's own clock asks the C library's `clock_gettime` for a time of 32 bits; its monotonic one begins with the boot, and fits.
+    assert!(names.contains("__clock_gettime64") && !names.contains("10SystemTime3now"), "{}", symbols.display());
+}
+
+#[test]
+fn no_release_has_a_table_of_the_base_points_multiples() {
+    let _turn = turn();
+    for target in TARGETS {
+        let output = ok(Command::new("nm").arg(built(target).with_extension("symbols")));
+        let names = String::from_utf8_lossy(&output.stdout);
+        assert!(names.contains("p256_point_mul") && !names.contains("ecp_nistz256_precomputed"), "{target}");
+    }
+}
+
+#[test]
 fn a_release_over_its_budget_fails_and_names_what_is_large() {
     let _turn = turn();
     built(NATIVE);
@@ -67,6 +110,25 @@ fn built(target: &str) -> PathBuf {
     ok(cross(root(), "setup").arg(target));
     let output = ok(cross(root(), "build").args(["--release", target, "--quiet"]));
     String::from_utf8(output.stdout).expect("a path").trim_end().into()
+}
+
+/// What a build needs, at another path and without git's history.
+fn copy_source(to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for name in ["Cargo.toml", "Cargo.lock", "src", "cross", "tests"] {
+        ok(Command::new("cp").arg("-a").arg(root().join(name)).arg(to));
+    }
+}
+
+/// Where cross/setup keeps what it installed.
+fn kept() -> PathBuf {
+    env::var_os("WHERRY_CACHE").map_or_else(|| PathBuf::from(env::var("HOME").expect("a home")).join(".cache/wherry"), PathBuf::from)
+}
+
+/// The date that cross/build takes from git, in seconds since 1970.
+fn commit_date() -> Option<String> {
+    let output = Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn cross(folder: &Path, script: &str) -> Command {
