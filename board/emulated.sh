@@ -8,7 +8,6 @@ home=/flash
 begun_with=boot
 in_container='demo ps                          a program in the container'
 group=wherry
-[ "${guest_ram:-$(setting ram_mb)}" -gt 64 ] || hog_wants=16 hog_may=4
 
 announce() {
     cat <<TEXT
@@ -38,6 +37,7 @@ install_what_is_missing() {
 check_binary() { :; }
 
 set_up() {
+    [ "${guest_ram:-$(setting ram_mb)}" -gt 64 ] || hog_wants=16 hog_may=4
     heading "A broker, and the board's flash, in $directory"
     cd "$directory"
     mkdir bin flash
@@ -52,6 +52,9 @@ set_up() {
     show 'wherry check || true'
 }
 
+# For a test that wants something else there first: prints commands.
+before_keeper() { :; }
+
 # What is on the board's flash as it starts: the binary, settings, an image of the board's architecture.
 make_flash() {
     local busybox
@@ -63,7 +66,7 @@ make_flash() {
     [ -z "$figures" ] || cp ca.pem flash/
     install "$board_directory"/guest/{start,answer} flash/
     write_settings 10.0.2.2 >flash/settings.json
-    write_supervise >flash/supervise
+    { before_keeper; write_supervise; } >flash/supervise
     file_system flash flash.img flash "$(setting flash_mb)"
     rm -r flash busybox.board
 }

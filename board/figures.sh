@@ -5,9 +5,9 @@ containers=10
 
 # make_certificate: an authority of our own that goes with the directory, and the broker's certificate, for its names here and on the board.
 make_certificate() {
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/CN=throw-away" -keyout authority.key -out ca.pem
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "${certificate_days:-2}" -subj "/CN=throw-away" -keyout authority.key -out ca.pem
     openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=broker" -keyout broker.key -out broker.csr
-    openssl x509 -req -in broker.csr -CA ca.pem -CAkey authority.key -CAcreateserial -days 2 -out broker.pem \
+    openssl x509 -req -in broker.csr -CA ca.pem -CAkey authority.key -CAcreateserial -days "${certificate_days:-2}" -out broker.pem \
         -extfile <(echo "subjectAltName=IP:10.0.2.2,IP:127.0.0.1")
 }
 
