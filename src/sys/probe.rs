@@ -8,8 +8,11 @@ use nix::libc;
 pub enum Call {
     Clone3,
     CloseRange,
+    EpollCreate1,
     Execveat,
     Fsopen,
+    Keyctl,
+    LandlockCreateRuleset,
     MemfdCreate,
     MountSetattr,
     MoveMount,
@@ -18,6 +21,7 @@ pub enum Call {
     PidfdOpen,
     PidfdSendSignal,
     Seccomp,
+    Signalfd4,
 }
 
 /// True unless the kernel answers that it has no such call (`ENOSYS`).
@@ -33,8 +37,11 @@ fn number(call: Call) -> libc::c_long {
     match call {
         Call::Clone3 => libc::SYS_clone3,
         Call::CloseRange => libc::SYS_close_range,
+        Call::EpollCreate1 => libc::SYS_epoll_create1,
         Call::Execveat => libc::SYS_execveat,
         Call::Fsopen => libc::SYS_fsopen,
+        Call::Keyctl => libc::SYS_keyctl,
+        Call::LandlockCreateRuleset => libc::SYS_landlock_create_ruleset,
         Call::MemfdCreate => libc::SYS_memfd_create,
         Call::MountSetattr => libc::SYS_mount_setattr,
         Call::MoveMount => libc::SYS_move_mount,
@@ -43,5 +50,6 @@ fn number(call: Call) -> libc::c_long {
         Call::PidfdOpen => libc::SYS_pidfd_open,
         Call::PidfdSendSignal => libc::SYS_pidfd_send_signal,
         Call::Seccomp => libc::SYS_seccomp,
+        Call::Signalfd4 => libc::SYS_signalfd4,
     }
 }
