@@ -398,7 +398,7 @@ fn check_tells_what_the_kernel_files_tell() {
     let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|n| n.trim() != "0");
     assert_eq!(user["state"] != "missing", Path::new("/proc/self/ns/user").exists() && allowed);
     // Nothing is unpacked without.
-    assert_eq!((&user["needed"], &user["kconfig"]), (&json!(true), &json!("CONFIG_USER_NS")));
+    assert_eq!((&user["level"], &user["kconfig"]), (&json!("required"), &json!("CONFIG_USER_NS")));
     assert_eq!(ran.code, Some(i32::from(v["usable"] != true)));
 }
 

@@ -111,7 +111,7 @@ impl Fact {
         })
     }
 
-    fn cells(&self) -> [String; 5] {
+    fn cells(&self) -> [String; 6] {
         let unusable = self.level == Level::Required && self.state == State::Missing;
         let state = if unusable { "MISSING" } else { self.state.word() };
         let mut meaning = self.meaning.clone();
@@ -119,8 +119,8 @@ impl Fact {
             meaning = format!("{meaning} ({})", self.source).trim_start().to_owned();
         }
         let switches = self.row.filter(|_| self.state != State::Present);
-        let [kconfig, openwrt] = switches.map(|r| [r.kconfig(), r.openwrt()]).unwrap_or_default();
-        [self.name.into(), state.into(), meaning, kconfig, openwrt]
+        let [kconfig, openwrt, yocto] = switches.map(|r| [r.kconfig(), r.openwrt(), r.yocto()]).unwrap_or_default();
+        [self.name.into(), state.into(), meaning, kconfig, openwrt, yocto]
     }
 }
 
@@ -172,7 +172,7 @@ impl Report {
     }
 
     fn shown(&self) -> String {
-        let mut table = Table::new(&["FACT", "STATE", "MEANING", "KERNEL CONFIG", "OPENWRT"]);
+        let mut table = Table::new(&["FACT", "STATE", "MEANING", "KERNEL CONFIG", "OPENWRT", "YOCTO"]);
         self.facts.iter().for_each(|f| table.row(&f.cells()));
         let (possible, kind) = self.isolation();
         let mut out = format!("{}\n{}\n", table.text(), isolation::sentence(possible, &self.data_dir, kind));
