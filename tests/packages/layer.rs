@@ -87,7 +87,8 @@ fn the_linter_finds_nothing_in_the_layer() {
         command.arg(file);
         command
     };
-    run(lint(tree(RECIPE)).arg(tree("yocto/meta-wherry/conf/layer.conf")));
+    let kernel = "yocto/meta-wherry/recipes-kernel/linux/linux-yocto_%.bbappend";
+    run(lint(tree(RECIPE)).arg(tree("yocto/meta-wherry/conf/layer.conf")).arg(tree(kernel)));
     let scratch = Scratch::new();
     let bad = scratch.path().join("bad_1.0.bb");
     fs::write(&bad, "SUMMARY = \"A recipe without a licence\"\n").unwrap();
