@@ -1,5 +1,6 @@
 //! Asks whether the kernel has a system call, by calling it with arguments that it must refuse.
 
+use nix::errno::Errno;
 use nix::libc;
 
 /// A system call that not every supported kernel has.
@@ -26,11 +27,20 @@ pub enum Call {
 
 /// True unless the kernel answers that it has no such call (`ENOSYS`).
 pub fn has(call: Call) -> bool {
+    refusal(call) != Some(Errno::ENOSYS)
+}
+
+/// True where the kernel has the call and says that what it is for was switched off at boot (`EOPNOTSUPP`).
+pub fn is_off(call: Call) -> bool {
+    refusal(call) == Some(Errno::EOPNOTSUPP)
+}
+
+fn refusal(call: Call) -> Option<Errno> {
     // SAFETY: every call gets -1 as its first argument and 0 (null, or size 0) as all others. No descriptor, pid or address
     // is valid among these, and every size is below the smallest structure, so each call can only fail: nothing is read,
     // written, or changed. `close_range(-1, 0)` has its first descriptor above its last (EINVAL).
     let ret = unsafe { libc::syscall(number(call), -1 as libc::c_long, 0 as libc::c_long, 0 as libc::c_long, 0 as libc::c_long, 0) };
-    ret != -1 || nix::errno::Errno::last_raw() != libc::ENOSYS
+    (ret == -1).then(Errno::last)
 }
 
 fn number(call: Call) -> libc::c_long {

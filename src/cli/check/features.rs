@@ -2,7 +2,7 @@
 
 use super::system::{System, field, mounts, text};
 use super::{Fact, Found, Level};
-use crate::sys::probe::{Call as Syscall, has};
+use crate::sys::probe::{Call as Syscall, has, is_off};
 use nix::errno::Errno;
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub fn probe(name: &str, system: &System) -> Option<Found> {
         "vlan" => return system.module("8021q"),
         "nat" => return system.module("nft_nat"),
         "veth" | "bridge" | "macvlan" | "ipvlan" | "tun" | "nf_tables" => return system.module(name),
-        "landlock" => landlock(&text("/sys/kernel/security/lsm")),
+        "landlock" => landlock(),
         _ => return None,
     })
 }
@@ -84,13 +84,9 @@ fn tmpfs_attributes() -> Option<Found> {
     }
 }
 
-/// `active`: the security modules in force, empty where securityfs is not mounted.
-fn landlock(active: &str) -> Found {
-    match (has(Syscall::LandlockCreateRuleset), active.trim().is_empty() || active.trim().split(',').any(|m| m == "landlock")) {
-        (true, true) => Found::present(""),
-        (true, false) => Found::degraded("not active: boot with landlock in lsm="),
-        (false, _) => Found::missing(""),
-    }
+fn landlock() -> Found {
+    let off = is_off(Syscall::LandlockCreateRuleset);
+    if off { Found::degraded("switched off: boot with landlock in lsm=") } else { either(has(Syscall::LandlockCreateRuleset)) }
 }
 
 fn loops(system: &System) -> Found {
@@ -100,11 +96,11 @@ fn loops(system: &System) -> Found {
     if on_disk { Found::degraded("not loaded: `modprobe loop`") } else { either(there) }
 }
 
-/// With PSI built in but switched off (`psi=0`, or CONFIG_PSI_DEFAULT_DISABLED), reading answers EOPNOTSUPP.
+/// Built in but switched off (`psi=0`, or CONFIG_PSI_DEFAULT_DISABLED) it has no files at all, or, on some kernels, ones that answer EOPNOTSUPP.
 fn pressure() -> Found {
     match crate::sys::fd::read_file("/proc/pressure/memory", 4096) {
         Ok(_) => Found::present(""),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Found::missing(""),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Found::missing("not built in, or switched off (boot with psi=1)"),
         Err(_) => Found::degraded("switched off: boot with psi=1"),
     }
 }

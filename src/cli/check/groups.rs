@@ -39,7 +39,12 @@ pub fn probe(name: &str, system: &System, layout: &Layout) -> Option<Found> {
 /// Facts about control groups that no symbol decides.
 pub fn extra(layout: &Layout) -> [Fact; 2] {
     let place = below(layout, "cgroup.kill");
-    let kill = if place.is_some() { Found::present("") } else { Found::missing("") };
+    let kill = match place {
+        Some(_) => Found::present(""),
+        // The root has no such files, so without any group there is nowhere to look.
+        None if layout.unified.is_some() && below(layout, "cgroup.events").is_none() => Found::unknown(),
+        None => Found::missing(""),
+    };
     // Only v2 hands a part of the tree over to somebody else, who then may not touch the rest.
     let delegated = match layout.unified {
         Some(_) if Path::new("/sys/kernel/cgroup/delegate").exists() => Found::present(""),
