@@ -36,8 +36,8 @@ pub fn probe(name: &str, system: &System, layout: &Layout) -> Option<Found> {
     })
 }
 
-/// Facts about control groups that no symbol decides.
-pub fn extra(layout: &Layout) -> [Fact; 2] {
+/// `cgroup.kill`, which no symbol decides.
+pub fn kill(layout: &Layout) -> Fact {
     let place = below(layout, "cgroup.kill");
     let kill = match place {
         Some(_) => Found::present(""),
@@ -45,15 +45,7 @@ pub fn extra(layout: &Layout) -> [Fact; 2] {
         None if layout.unified.is_some() && below(layout, "cgroup.events").is_none() => Found::unknown(),
         None => Found::missing(""),
     };
-    // Only v2 hands a part of the tree over to somebody else, who then may not touch the rest.
-    let delegated = match layout.unified {
-        Some(_) if Path::new("/sys/kernel/cgroup/delegate").exists() => Found::present(""),
-        _ => Found::missing(""),
-    };
-    [
-        Fact::plain("cgroup.kill", Level::Wanted, kill, "groups are killed process by process (v2, Linux 5.14)"),
-        Fact::plain("cgroup delegation", Level::Optional, delegated, "no tree of groups to hand over (v2, Linux 4.15)"),
-    ]
+    Fact::plain("cgroup.kill", Level::Wanted, kill, "groups are killed process by process (v2, Linux 5.14)")
 }
 
 fn mounted(layout: &Layout, mountinfo: &str) -> Found {

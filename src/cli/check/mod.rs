@@ -99,16 +99,19 @@ impl Fact {
         Self { row: Some(row), ..Self::plain(row.name, row.level, found, row.loss) }
     }
 
-    fn kconfig(&self) -> String {
-        self.row.map(|r| r.kconfig()).unwrap_or_default()
-    }
-
     fn document(&self) -> Value {
-        json!({
-            "name": self.name, "state": self.state.word(), "level": self.level.word(), "meaning": self.meaning, "source": self.source,
-            "kconfig": self.kconfig(), "openwrt": self.row.map(|r| r.openwrt()).unwrap_or_default(),
-            "yocto": self.row.map(|r| r.yocto()).unwrap_or_default(),
-        })
+        let [kconfig, openwrt, yocto] = self.row.map(|r| [r.kconfig(), r.openwrt(), r.yocto()]).unwrap_or_default();
+        let fields = [
+            ("name", self.name),
+            ("state", self.state.word()),
+            ("level", self.level.word()),
+            ("meaning", &self.meaning),
+            ("source", &self.source),
+            ("kconfig", &kconfig),
+            ("openwrt", &openwrt),
+            ("yocto", &yocto),
+        ];
+        Value::Object(fields.into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect())
     }
 
     fn cells(&self) -> [String; 6] {
@@ -154,9 +157,13 @@ impl Report {
         let layout = Layout::from_mountinfo(&system.mountinfo, "").and_then(Layout::with_controllers).unwrap_or_default();
         let mut facts = vec![kernel(&system.release), privilege(&system.status)];
         facts.extend(table::rows().map(|row| fact(row, &system, &layout)));
-        facts.extend(groups::extra(&layout));
+        facts.push(groups::kill(&layout));
         facts.extend(features::extra(&system));
-        facts.sort_by_key(|f| f.level as u8);
+        // Two passes in place of a sort, whose code would be larger than all else here.
+        let (mut facts, rest): (Vec<_>, Vec<_>) = facts.into_iter().partition(|f| f.level == Level::Required);
+        let (wanted, optional): (Vec<_>, Vec<_>) = rest.into_iter().partition(|f| f.level == Level::Wanted);
+        facts.extend(wanted);
+        facts.extend(optional);
         Self { system, layout, facts, data_dir: data_dir() }
     }
 
