@@ -8,7 +8,7 @@
 pub mod archive;
 pub mod confine;
 pub mod extract;
-mod gzip;
+pub mod gzip;
 pub mod image;
 pub mod index;
 pub mod inflate;

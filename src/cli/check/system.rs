@@ -105,7 +105,7 @@ fn built(config: &str, symbol: &str) -> Option<char> {
 fn configuration(release: &str) -> Option<(String, String)> {
     let packed = crate::sys::fd::read_file("/proc/config.gz", MAX).unwrap_or_default();
     let mut config = String::new();
-    let unpacked = flate2::bufread::MultiGzDecoder::new(&packed[..]).take(MAX as u64).read_to_string(&mut config);
+    let unpacked = crate::unpack::gzip::Gzip::new(&packed[..]).take(MAX as u64).read_to_string(&mut config);
     if unpacked.is_ok() && !config.is_empty() {
         return Some(("/proc/config.gz".into(), config));
     }
