@@ -373,8 +373,8 @@ probable cause and what to do next.",
         line: "tell whether this kernel has what containers need",
         text: "\
 Looks, changes nothing, and needs no keeper. Each fact is present, degraded, missing, or unknown where nothing tells, with what
-follows from it and the switches of kernel, OpenWrt and Yocto that add it. A probe decides; behind a fact that none can tell stands
-the file with the kernel's configuration that did. The exit code is 0 when containers can run here, else 1.",
+follows from it and the switches of kernel, OpenWrt and Yocto that add it. A probe decides; behind a fact that none can tell
+stands the file with the kernel's configuration that did. The exit code is 0 when containers can run here, else 1.",
         examples: &[("wherry check", "before the installation"), ("wherry check --json", "for a program: usable is true or false")],
         run: Some(check::check),
         ..PLAIN
