@@ -7,9 +7,11 @@ use harness::{
 };
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use wherry::keeper::runtime::{self, Phase, Record};
@@ -108,9 +110,14 @@ fn an_interrupt_ends_everything() {
     let mut device = Device::new();
     device.deploy(&manifest("web", counter()));
     let pid = device.running("web");
+    // Its peer in keeper is bound to a path of the file system that keeper unmounts.
+    let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    connect(client.as_raw_fd(), &UnixAddr::new(&device.dir.join("run/control.sock")).unwrap()).unwrap();
+    device.json(&["status"]);
     let ended = device.end(Signal::SIGINT);
     assert!(ended.success(), "{ended}");
     assert!(!is_alive(pid));
+    drop(client);
     eventually("nothing is left", || device.leftovers().is_empty().then_some(()));
     device.start();
     assert_ne!(device.running("web"), pid, "the desired state stays");

@@ -305,9 +305,9 @@ impl Keeper {
         if let Err(e) = parent.remove() {
             log::warn!("cannot remove control group {}: {e}", self.ctx.settings.cgroup);
         }
-        // A bound socket and an open FIFO keep their file system busy.
-        let Self { ctx, listener, apps, .. } = self;
-        drop((listener, apps));
+        // A bound socket, every connection that it accepted (it has the socket's path), and an open FIFO keep their file system busy.
+        let Self { ctx, listener, clients, apps, stages, orphans, .. } = self;
+        drop((listener, clients, apps, stages, orphans));
         ctx.runtime.close().map_err(|e| format!("cannot unmount the runtime directory: {e}"))
     }
 }
