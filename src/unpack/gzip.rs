@@ -10,6 +10,8 @@ const FEXTRA: u8 = 4;
 const FNAME: u8 = 8;
 const FCOMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
+/// Longest file name or comment in bytes: a header must end.
+const MAX_TEXT: usize = 64 * 1024;
 
 /// The plain bytes of all members. Anything behind the last one is an error.
 pub struct Gzip<R> {
@@ -101,7 +103,7 @@ fn header(input: &mut impl BufRead) -> io::Result<()> {
         }
     }
     for _ in 0..(flags & (FNAME | FCOMMENT)).count_ones() {
-        while input.array()? != [0] {}
+        input.text()?;
     }
     let sum = input.crc.sum() as u16;
     if flags & FHCRC != 0 && u16::from_le_bytes(input.array()?) != sum {
@@ -122,6 +124,16 @@ impl<R: BufRead> Summed<'_, R> {
         self.input.read_exact(&mut bytes)?;
         self.crc.update(&bytes);
         Ok(bytes)
+    }
+
+    /// Reads over text that ends with a zero byte.
+    fn text(&mut self) -> io::Result<()> {
+        for _ in 0..=MAX_TEXT {
+            if self.array()? == [0] {
+                return Ok(());
+            }
+        }
+        Err(damaged("a field of its gzip header is too long"))
     }
 }
 
@@ -189,6 +201,13 @@ mod tests {
         let mut wrong = with_header_sum(whole, 10 + 2);
         wrong[12] ^= 1;
         assert!(read(&wrong, 512).unwrap_err().to_string().contains("header"));
+    }
+
+    #[test]
+    fn a_header_must_end() {
+        let named = |length| member(GzBuilder::new().filename(vec![b'n'; length]), b"x");
+        assert_eq!(read(&named(super::MAX_TEXT), 512).unwrap(), b"x");
+        assert!(read(&named(super::MAX_TEXT + 1), 512).unwrap_err().to_string().contains("too long"));
     }
 
     #[test]
