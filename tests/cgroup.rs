@@ -54,7 +54,10 @@ impl Scene {
     fn own_sub(&self, name: &str) -> Group {
         let sub = self.sub(name);
         for root in self.layout.v1.iter().map(|(_, root)| root).chain(&self.layout.unified) {
-            std::fs::create_dir_all(Path::new(root).join(sub.path())).unwrap();
+            // Only in the hierarchies that Wherry uses, from which the scene removes it again.
+            if Path::new(root).join(self.group.path()).exists() {
+                std::fs::create_dir(Path::new(root).join(sub.path())).unwrap();
+            }
         }
         sub
     }
