@@ -62,8 +62,8 @@ reported_running() { tail -n 1 reported | jq -e --arg app "$1" '.apps[$app].cont
 container() { wherry ls --json | jq -r --arg field "$1" '.[] | select(.app == "demo") | .containers[0][$field]'; }
 # figure PATH [NAME]: out of the command line's statistics.
 figure() { wherry stats --json | jq -r --arg name "${2:-demo/main}" ".containers[\$name]$1"; }
-# message FILTER: holds for the last statistics message.
-message() { tail -n 1 stats | jq -e "$1"; }
+# message FILTER: holds for the last statistics message. Of no message at all, jq would say yes.
+message() { [ -s stats ] && tail -n 1 stats | jq -e "$1"; }
 same_pid() { [ "$(container pid)" = "$pid" ] || expected "the container to be process $pid still, it is $(container pid)"; }
 
 # A process that has ended but was not waited for (a machine whose pid 1 reaps nobody) does not live.

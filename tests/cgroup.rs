@@ -54,9 +54,9 @@ impl Scene {
     fn own_sub(&self, name: &str) -> Group {
         let sub = self.sub(name);
         for root in self.layout.v1.iter().map(|(_, root)| root).chain(&self.layout.unified) {
-            // Only in the hierarchies that Wherry uses, from which the scene removes it again.
+            // Only in the hierarchies that Wherry uses, from which the scene removes it again; one may have several controllers (cpu and cpuacct).
             if Path::new(root).join(self.group.path()).exists() {
-                std::fs::create_dir(Path::new(root).join(sub.path())).unwrap();
+                std::fs::create_dir_all(Path::new(root).join(sub.path())).unwrap();
             }
         }
         sub

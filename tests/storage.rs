@@ -270,7 +270,7 @@ fn whichever_call_that_records_a_document_fails_the_old_version_runs_on_and_the_
     device.applied(&version("web", 0));
     let mut serial = 0;
     let mut points = 0;
-    for (call, least) in [("open", 4), ("write", 3), ("fdatasync", 3), ("fsync", 1), ("ftruncate", 2), ("rename", 1)] {
+    for (call, least) in [("open", 4), ("write", 1), ("pwrite64", 2), ("fdatasync", 3), ("fsync", 1), ("ftruncate", 2), ("rename", 1)] {
         for (error, reasons) in [("EIO", ["(io)", "error"]), ("ENOSPC", ["no space", "no_space"])] {
             let found = check_each(&device, call, error, &reasons, &mut serial);
             assert!(found >= least, "{call} was hit {found} times only: has the writer changed?");

@@ -9,9 +9,11 @@
 use crate::image::Digest;
 use crate::keeper::desired::Entry;
 use crate::sys::fd::read_file;
+use nix::sys::statfs::{F2FS_SUPER_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Version of the record format. Records of another version are not touched and not read.
@@ -186,14 +188,23 @@ impl Store {
 /// Over the bytes that are there, and only then cut to length: blocks that the file has already are had on a full file system too.
 fn write_slot(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = !path.exists();
-    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-    file.write_all(bytes)?;
-    file.set_len(bytes.len() as u64)?;
-    file.sync_data()?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    for _ in 0..syncs(&file)? {
+        file.write_all_at(bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_data()?;
+    }
     if fresh && let Some(dir) = path.parent() {
         File::open(dir)?.sync_all()?;
     }
     Ok(())
+}
+
+/// How often a file must be written and synced until it is on the disk. On f2fs twice: the first fsync(2) after a checkpoint has the sequence number 0,
+/// for whose node block `f2fs_wait_on_node_pages_writeback` (fs/f2fs/node.c, Linux 6.1) does not wait, so that the disk is flushed while the block is still
+/// on its way. The second has another number, and its flush confirms both.
+fn syncs(file: &File) -> io::Result<u8> {
+    Ok(if fstatfs(file)?.filesystem_type() == F2FS_SUPER_MAGIC { 2 } else { 1 })
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use wherry::container::{Spec, caps};
 use wherry::ipc::{ExecArgs, ToLaunch};
 use wherry::manifest::{Mount, Seccomp};
@@ -104,7 +105,8 @@ fn a_variable_without_a_value_brings_none_of_the_hosts() {
     assert_eq!((reap(child.pid).unwrap(), text.as_str()), (Ended::Code(1), "0\n"));
 }
 
-/// One container has a directory of the host and exchanges a link in there without pause, while others start whose mounts lie below it.
+/// One container has a directory of the host and exchanges a link in there all the time, while others start whose mounts lie below it. Its pauses differ:
+/// short ones come between any two steps of a start, and long ones let some starts pass on a slow machine too.
 #[test]
 fn a_link_exchanged_while_a_container_starts_leads_none_of_its_mounts_or_files_out() {
     let host = Host::new();
@@ -132,8 +134,10 @@ fn a_link_exchanged_while_a_container_starts_leads_none_of_its_mounts_or_files_o
     point_to(Path::new("real"));
     let started = std::thread::scope(|scope| {
         scope.spawn(|| {
+            let mut pauses = (0..40).map(|n| Duration::from_micros(n * 100)).cycle();
             while !done.load(Ordering::Relaxed) {
                 point_to(Path::new("real"));
+                std::thread::sleep(pauses.next().unwrap_or_default());
                 point_to(&outside);
             }
         });
