@@ -24,8 +24,10 @@ idle_manifest() {
 }
 publish() { mosquitto_pub -h 127.0.0.1 -p "$PORT" -q 1 -r -t "$TOPIC/in/desired/$1" -m "$(idle_manifest "$1")"; }
 
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
+
 figures() {
-    local number before installed unpacked alone all each idle_written
+    local number before installed unpacked copied alone all each idle_written
     step=figures # for `expected`
     record
     await 20 "a statistics message" message '.device.agent_pss > 0'
@@ -37,6 +39,10 @@ figures() {
     await 60 "the answer \"running\" for demo" acked running demo
     installed=$(($(written) - before))
     unpacked=$(device "find $home/data/layers -type f -exec stat -c %s {} + | awk '{ sum += \$1 } END { print sum }'")
+    before=$(written)
+    device "cp -a $home/data/layers $home/data/copy"
+    copied=$(($(written) - before))
+    device "rm -r $home/data/copy"
     heading "$containers containers"
     for number in $(seq 2 "$containers"); do publish "app$number"; done
     await 120 "$containers running containers" are_running "$containers"
@@ -49,10 +55,10 @@ figures() {
     before=$(written)
     sleep "$idle"
     idle_written=$(($(written) - before))
-    printf '\n| board | boot to online | message to running | keeper and agent, TLS | with %s containers | a container | written in %s s idle | written for an image |\n' \
+    printf '\n| board | boot to online | message to running | keeper and agent, TLS | with %s containers | a container | written in %s s idle | written for an image | by `cp -a` of the same |\n' \
         "$containers" "$idle"
-    printf '|---|---|---|---|---|---|---|---|\n'
-    printf '| `%s` | %s s | %s s | %s KiB | %s KiB | %s KiB | %s bytes | %s bytes, %s × unpacked |\n' "$board" \
+    printf '|---|---|---|---|---|---|---|---|---|\n'
+    printf '| `%s` | %s s | %s s | %s KiB | %s KiB | %s KiB | %s bytes | %s × unpacked | %s × |\n' "$board" \
         "$(since "$started" '.state == "online"')" "$(since "$published" '.app == "demo" and .state == "running"')" "$alone" "$all" "$each" \
-        "$idle_written" "$installed" "$(awk -v a="$installed" -v b="$unpacked" 'BEGIN { printf "%.2f", a / b }')"
+        "$idle_written" "$(ratio "$installed" "$unpacked")" "$(ratio "$copied" "$unpacked")"
 }
