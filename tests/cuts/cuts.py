@@ -3,6 +3,7 @@
 
     cuts.py make DIRECTORY PROGRAM BUSYBOX SEED      what the guest gets; facts for the oracle
     cuts.py flash WORK SECONDS CUTS SEED             runs the guest that works on raw flash, and stops it at random; then as the next
+    cuts.py nand WORK CUTS SEED                      recovers from the copies that a guest made of its own NAND flash
     cuts.py cut WORK FILE-SYSTEM CUTS SEED           chooses the cuts (`-`: the usual number) and recovers from each; says what was wrong
 """
 import json
@@ -17,6 +18,7 @@ from queue import Queue
 
 import disk
 import flash
+import nand
 import oracle
 import scenario
 
@@ -164,6 +166,33 @@ class Flash(Recording):
         return oracle.allowed(self.operations, self.cuts[cut].marks, self.judge.images)
 
 
+class Nand(Recording):
+    """A NAND flash as it was at many moments. A cut is the number of a moment; one that lies has the content of an earlier one."""
+    kind, size = "nand", nand.SIZE
+
+    def __init__(self, work):
+        super().__init__(work)
+        self.marks = nand.marks(f"{work}/samples")
+
+    def choose(self, count, rng):
+        return [(n, "as it is") for n in range(len(self.marks))]
+
+    def lies(self, rng):
+        return [(rng.randint(len(self.marks) // 2, len(self.marks) - 1), "lying") for _ in range(LIES)]
+
+    def about(self):
+        return f"{len(self.marks)} moments"
+
+    def checked(self, path):
+        return []
+
+    def rebuild(self, cut, how, rng, path, at=0):
+        nand.rebuild(f"{self.work}/samples", cut - len(self.marks) // 3 if how == "lying" else cut, path, at)
+
+    def worlds(self, cut):
+        return oracle.allowed(self.operations, self.marks[cut], self.judge.images)
+
+
 # ---- recovery on this machine ----
 
 @contextmanager
@@ -293,6 +322,10 @@ def cut(work, kind, count, seed):
     return report(Disk(work, kind), count, seed)
 
 
+def of_nand(work, count, seed):
+    return report(Nand(work), count, seed)
+
+
 def record_flash(work, patience, count, seed):
     with open(f"{work}/emulate") as file:
         start, then = (part.split("\0")[:-1] for part in file.read().split("NEXT\0"))
@@ -303,4 +336,4 @@ def record_flash(work, patience, count, seed):
 
 
 if __name__ == "__main__":
-    sys.exit({"make": make, "cut": cut, "flash": record_flash}[sys.argv[1]](*sys.argv[2:]))
+    sys.exit({"make": make, "cut": cut, "flash": record_flash, "nand": of_nand}[sys.argv[1]](*sys.argv[2:]))

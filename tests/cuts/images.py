@@ -68,8 +68,12 @@ def blob(layout, data):
     return {"digest": f"sha256:{digest}", "size": len(data)}
 
 
-def image(layout, word, layers):
-    config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"]},
+# OCI's words for the machines of ELF headers (elf(5), e_machine).
+ARCHITECTURES = {62: "amd64", 40: "arm", 183: "arm64"}
+
+
+def image(layout, word, layers, architecture):
+    config = {"architecture": architecture, "os": "linux", "config": {"Env": ["PATH=/bin"]},
               "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]}}
     kind = "application/vnd.oci.image."
     manifest = {"schemaVersion": 2, "mediaType": kind + "manifest.v1+json",
@@ -85,9 +89,10 @@ def make(directory, busybox):
     layout = f"{directory}/images"
     os.makedirs(f"{layout}/blobs/sha256")
     with open(busybox, "rb") as file:
-        lower = tar(base(file.read(), rng))
+        code = file.read()
+    architecture, lower = ARCHITECTURES[int.from_bytes(code[18:20], "little")], tar(base(code, rng))
     trees = {word: [lower, tar(upper(word, rng, large))] for word, large in [("one", 40_000), ("two", 300_000)]}
-    images = [image(layout, word, layers) for word, layers in trees.items()]
+    images = [image(layout, word, layers, architecture) for word, layers in trees.items()]
     with open(f"{layout}/index.json", "w") as out:
         json.dump({"schemaVersion": 2, "manifests": images}, out)
     with open(f"{layout}/oci-layout", "w") as out:

@@ -75,6 +75,13 @@ prepare() {
     /mnt/busybox httpd -p 127.0.0.1:8080 -h /mnt/www
 }
 
+# other_disk: the one that does not hold the tools; which name it has is the machine's affair.
+other_disk() {
+    for name in vda vdb; do
+        grep -q "^/dev/$name /flash " /proc/mounts || echo "/dev/$name"
+    done
+}
+
 # mtd TOOL ARGUMENT...: a program of mtd-utils.
 mtd() {
     tool=/mnt/lib/$1
@@ -86,4 +93,9 @@ mtd() {
 make_flash() {
     insmod /mnt/modules/mtdram.ko total_size=32768 erase_size=64
     insmod /mnt/modules/phram.ko phram=marks,0xE000000,262144,4096
+}
+
+# A NAND flash of 256 blocks of 128 KiB, with pages of 2 KiB.
+make_nand() {
+    insmod /mnt/modules/nandsim.ko first_id_byte=0x20 second_id_byte=0xa1 third_id_byte=0x00 fourth_id_byte=0x15 overridesize=8
 }
