@@ -20,6 +20,12 @@ pub fn sample(data_dir: &Path, pids: &[i32]) -> DeviceSample {
     DeviceSample { mem_available, load1, flash_written, agent_pss, uptime_s: crate::sys::time::boottime().as_secs(), absent }
 }
 
+/// All memory of the device in bytes, as far as the kernel has it (sysinfo(2)).
+pub fn memory() -> Option<u64> {
+    let info = nix::sys::sysinfo::sysinfo().ok()?;
+    Some(info.ram_total())
+}
+
 fn read(path: &str) -> Option<String> {
     let raw = crate::sys::fd::read_file(path, MAX_FILE).ok()?;
     String::from_utf8(raw).ok()

@@ -14,6 +14,8 @@ pub enum Kind {
     Manifest,
     /// The device's settings.
     Settings,
+    /// The device's policy.
+    Policy,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
         match self {
             Self::Manifest => "manifest",
             Self::Settings => "settings",
+            Self::Policy => "policy",
         }
     }
 }
@@ -51,20 +54,24 @@ pub fn examine(bytes: &[u8]) -> (Kind, Faults) {
     match kind(bytes) {
         Kind::Manifest => (Kind::Manifest, manifest::check(bytes).1),
         Kind::Settings => (Kind::Settings, config::parse(bytes).err().unwrap_or_default()),
+        Kind::Policy => (Kind::Policy, config::policy::parse(bytes).err().unwrap_or_default()),
     }
 }
 
-/// By its top-level names. What has none of either, and what is no JSON at all, counts as a manifest: its faults say so.
+/// By its top-level names. What has none of them, and what is no JSON at all, counts as a manifest: its faults say so.
 fn kind(bytes: &[u8]) -> Kind {
     let names = |bytes: &[u8]| match serde_json::from_slice(bytes) {
         Ok(Value::Object(top)) => top.into_iter().map(|(name, _)| name).collect(),
         _ => Vec::new(),
     };
     let given = names(bytes);
-    let of_settings = names(config::example().as_bytes());
-    let is_settings =
-        given.iter().any(|n| of_settings.contains(n)) && !given.iter().any(|n| ["wherry", "app", "containers"].contains(&n.as_str()));
-    if is_settings { Kind::Settings } else { Kind::Manifest }
+    let has_one_of = |known: &[String]| given.iter().any(|name| known.contains(name));
+    match () {
+        () if has_one_of(&["wherry", "app", "containers"].map(str::to_owned)) => Kind::Manifest,
+        () if has_one_of(&names(config::example().as_bytes())) => Kind::Settings,
+        () if has_one_of(&names(config::policy::example().as_bytes())) => Kind::Policy,
+        () => Kind::Manifest,
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +85,8 @@ mod tests {
             (r#"{"wherry":1,"app":"a","remove":true}"#, Kind::Manifest),
             (r#"{"device":"r1"}"#, Kind::Settings),
             (r#"{"brokers":[],"typo":1}"#, Kind::Settings),
+            (r#"{"host_network":true}"#, Kind::Policy),
+            (r#"{"memory":"96M","typo":1}"#, Kind::Policy),
             ("{}", Kind::Manifest),
             ("[", Kind::Manifest),
         ] {

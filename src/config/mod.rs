@@ -1,5 +1,7 @@
 //! The device's settings, `/etc/wherry/settings.json`: raw → checked, with the manifest's errors that point at the text.
 
+pub mod policy;
+
 use crate::manifest::blame::Found;
 use crate::manifest::document::Document;
 use crate::manifest::forms::{ANY, HOST, ID, PATH, RELATIVE, ROOT, VARIABLE, below};
@@ -46,6 +48,8 @@ pub struct Settings {
     pub import_dirs: Vec<String>,
     /// Directories that a manifest from the network may bind-mount.
     pub bind_sources: Vec<String>,
+    /// Where the policy is.
+    pub policy: String,
     /// Where the secrets are that a manifest may name.
     pub secrets_dir: String,
     /// Values for `${var.NAME}` in manifests.
@@ -161,7 +165,7 @@ pub struct Syslog {
     pub socket: String,
 }
 
-static SETTINGS: [Field; 17] = [
+static SETTINGS: [Field; 18] = [
     Field::optional("device", Kind::Text(&ID), "Id of this device; the first label of its host name if absent."),
     Field::default("root", Kind::Text(&ROOT), "wherry", "Root topic, which is the name of the fleet; several levels are allowed."),
     Field::optional("groups", Kind::List(&Kind::Text(&ID), 0, MAX_GROUPS), "Groups it belongs to; the first ones win."),
@@ -184,6 +188,12 @@ static SETTINGS: [Field; 17] = [
         "bind_sources",
         Kind::List(&Kind::Text(&PATH), 0, 16),
         "Directories that a manifest from the network may bind-mount; none if absent.",
+    ),
+    Field::default(
+        "policy",
+        Kind::Text(&PATH),
+        "/etc/wherry/policy.json",
+        "What a manifest from the network may ask for, at most: a file of root.",
     ),
     Field::default(
         "secrets_dir",
@@ -302,8 +312,8 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
     distinct(users, found);
     let import_dirs = view.texts("import_dirs").unwrap_or_else(|| vec![format!("{}/import", data_dir.trim_end_matches('/'))]);
     let run_dir = owned("run_dir")?;
-    let secrets_dir = owned("secrets_dir")?;
-    out_of_reach(view, &[&data_dir, &run_dir, &secrets_dir], &import_dirs, found);
+    let (policy, secrets_dir) = (owned("policy")?, owned("secrets_dir")?);
+    out_of_reach(view, &[&data_dir, &run_dir, &policy, &secrets_dir], &import_dirs, found);
     Some(Settings {
         device: view.parse("device"),
         root: owned("root")?,
@@ -315,6 +325,7 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
         cgroup: owned("cgroup")?,
         interval_s: view.parse("interval_s")?,
         bind_sources: view.texts("bind_sources").unwrap_or_default(),
+        policy,
         secrets_dir,
         variables: view.entries("variables").iter().filter_map(|m| Some((m.key.to_string(), m.value.text()?.to_owned()))).collect(),
         users: Users { agent: users.parse("agent")?, hash: users.parse("hash")?, unpack: users.parse("unpack")? },

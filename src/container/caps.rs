@@ -33,6 +33,13 @@ pub fn bits(list: &[Capability]) -> u64 {
     list.iter().fold(0, |set, c| set | c.bitmask())
 }
 
+/// The names of a set, as a manifest writes them.
+pub fn names(set: u64) -> String {
+    let mut all: Vec<Capability> = ::caps::all().into_iter().filter(|c| set & c.bitmask() != 0).collect();
+    all.sort_by_key(Capability::index);
+    all.iter().map(|c| c.to_string().trim_start_matches("CAP_").to_owned()).collect::<Vec<_>>().join(", ")
+}
+
 /// The default set without `drop`, with `add`: what is in both lists stays, so that "drop all, add one" works.
 pub fn adjusted(add: &[Capability], drop: &[Capability]) -> u64 {
     (default_set() & !bits(drop)) | bits(add)

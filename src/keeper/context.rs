@@ -2,6 +2,7 @@
 
 use crate::cgroup::Layout;
 use crate::config::Settings;
+use crate::config::policy::Policy;
 use crate::image::store::Store as Images;
 use crate::ipc::{Happening, What};
 use crate::keeper::events::Events;
@@ -19,6 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct Context {
     /// The device's settings.
     pub settings: Settings,
+    /// What documents from the network may ask for; or why nobody knows, and they may ask for nothing.
+    pub policy: Result<Policy, String>,
     /// Our program, sealed.
     pub exe: OwnedFd,
     /// The cgroup hierarchies.
@@ -56,6 +59,7 @@ impl Context {
     #[allow(clippy::too_many_arguments, reason = "one call, in keeper's start")]
     pub fn new(
         settings: Settings,
+        policy: Result<Policy, String>,
         exe: OwnedFd,
         layout: Layout,
         missing: Vec<(String, String)>,
@@ -66,6 +70,7 @@ impl Context {
     ) -> io::Result<Self> {
         Ok(Self {
             settings,
+            policy,
             exe,
             layout,
             missing,

@@ -10,12 +10,10 @@ use crate::keeper::containers::Live;
 use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
 use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::plan::{self, Change, Ready};
-use crate::keeper::policy;
 use crate::keeper::poll::Key;
 use crate::keeper::store::Purpose;
-use crate::manifest::{self, Body, Container, Content, Faults, Manifest, Name, Severity, Whom};
+use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Whom};
 use crate::protocol::{ContainerState, Reason, State};
-use crate::secrets;
 use std::io;
 use std::time::Duration;
 
@@ -148,16 +146,6 @@ impl Keeper {
             return Err(failure(Reason::Policy, format!("this device has {apps} apps, the most it may have")));
         }
         Ok(true)
-    }
-
-    /// What a new document means on this device, and whether it may have what it names, before anything is done for it.
-    fn admit(&self, origin: &Origin, payload: &[u8]) -> Result<Manifest, Vec<Refusal>> {
-        let m = manifest::parse_for(payload, &self.variables()).map_err(|faults| refusals(&faults))?;
-        policy::check(&m, origin, &self.ctx.settings).map_err(|message| vec![failure(Reason::Policy, message).into()])?;
-        match missing_secrets(&m, &self.ctx.settings.secrets_dir) {
-            none if none.is_empty() => Ok(m),
-            missing => Err(missing),
-        }
     }
 
     /// What this device puts into manifests.
@@ -657,28 +645,11 @@ fn in_work(state: State) -> bool {
     !state.is_terminal() && state != State::Held
 }
 
-/// Secrets that a document names and that cannot be given to a container. What is in them is not read here.
-fn missing_secrets(m: &Manifest, dir: &str) -> Vec<Refusal> {
-    let Body::Run(containers) = &m.body else { return Vec::new() };
-    let mut found = Vec::new();
-    for c in containers {
-        for (i, file) in c.files.iter().enumerate() {
-            if let Content::Secret(name) = &file.content
-                && let Err(f) = secrets::check(dir, name)
-            {
-                found.push(Refusal { path: format!("containers.{}.files[{i}].secret", c.name), ..f.into() });
-            }
-        }
-    }
-    found.truncate(MAX_REFUSALS);
-    found
-}
-
 /// Most reasons in one answer: it must fit a message.
-const MAX_REFUSALS: usize = 16;
+pub const MAX_REFUSALS: usize = 16;
 
 /// Every error of a document, as far as the answer has room.
-fn refusals(faults: &Faults) -> Vec<Refusal> {
+pub fn refusals(faults: &Faults) -> Vec<Refusal> {
     let errors = faults.0.iter().filter(|f| f.severity == Severity::Error);
     errors.take(MAX_REFUSALS).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
 }

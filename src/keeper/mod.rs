@@ -10,6 +10,8 @@
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` `diag` | rows for people, payloads for the broker, the support bundle |
 
+pub mod admission;
+mod admit;
 mod adopt;
 mod children;
 mod clients;
@@ -22,7 +24,7 @@ mod events;
 pub mod lifecycle;
 mod pace;
 pub mod plan;
-mod policy;
+pub mod policy;
 mod poll;
 mod report;
 pub mod requests;

@@ -5,6 +5,7 @@ use crate::config::{self, Settings};
 use crate::exit::{Code, Error};
 use crate::image::store::Store as Images;
 use crate::ipc::{Happening, What};
+use crate::keeper::admit;
 use crate::keeper::adopt::{adopt, end_old_roles};
 use crate::keeper::children::Agent;
 use crate::keeper::containers::Live;
@@ -172,6 +173,10 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         move |e: io::Error| format!("{what}: {e}")
     };
     let device = device_id(&settings)?;
+    let policy = admit::load_policy(Path::new(&settings.policy));
+    if let Err(why) = &policy {
+        log::error!("{why}; documents from the network are refused");
+    }
     let data = PathBuf::from(&settings.data_dir);
     let runtime = Runtime::open(Path::new(&settings.run_dir)).map_err(fail("open the runtime directory", &settings.run_dir))?;
     let images = Images::open(&data).map_err(fail("open the image store in", &settings.data_dir))?;
@@ -182,7 +187,7 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
     let boot_id = time::boot_id().map_err(|e| format!("cannot read the boot id: {e}"))?;
     let exe = exe::sealed().map_err(|e| format!("cannot open the sealed program: {e}"))?;
     let socket = runtime.socket();
-    let mut ctx = Context::new(settings, exe, layout, missing, images, runtime, boot_id, boot)
+    let mut ctx = Context::new(settings, policy, exe, layout, missing, images, runtime, boot_id, boot)
         .map_err(|e| format!("cannot make an epoll set: {e}"))?;
     let listener = listen(&socket).map_err(|e| format!("cannot listen at {}: {e}", socket.display()))?;
     let signals = signals().map_err(|e| format!("cannot watch signals: {e}"))?;

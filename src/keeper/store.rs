@@ -135,7 +135,7 @@ impl Store {
     /// Sets the reserve aside, if it is not there and there is room for it. Its absence is no error: writing to the flash goes on without.
     pub fn set_aside(&self) {
         let path = self.reserve();
-        if path.exists() || self.free().is_none_or(|free| free < AMPLE) {
+        if path.exists() || self.is_short_of_inodes() || self.free().is_none_or(|free| free < AMPLE) {
             return;
         }
         let tmp = path.with_extension("new");
@@ -144,11 +144,24 @@ impl Store {
         }
     }
 
-    /// Bytes that can still be written; `None` if there are no inodes left, or nobody knows.
-    fn free(&self) -> Option<u64> {
+    /// Free bytes on the file system of the data directory; `None` if the kernel does not tell.
+    pub fn free(&self) -> Option<u64> {
         let found = nix::sys::statvfs::statvfs(&self.data).ok()?;
-        let inodes = found.files() == 0 || found.files_available() > 4;
-        inodes.then(|| found.blocks_available() as u64 * found.fragment_size() as u64)
+        // 32 bits wide on 32-bit ARM.
+        #[allow(clippy::unnecessary_cast, reason = "of another width on other architectures")]
+        let bytes = found.blocks_available() as u64 * found.fragment_size() as u64;
+        Some(bytes)
+    }
+
+    /// Those of them that images may take: not the reserve, where it is not set aside already.
+    pub fn free_for_images(&self) -> Option<u64> {
+        let kept = if self.reserve().exists() { 0 } else { RESERVE as u64 };
+        self.free().map(|free| free.saturating_sub(kept))
+    }
+
+    /// Only a handful of files can still be made.
+    fn is_short_of_inodes(&self) -> bool {
+        nix::sys::statvfs::statvfs(&self.data).is_ok_and(|found| found.files() != 0 && found.files_available() <= 4)
     }
 
     fn reserve(&self) -> PathBuf {

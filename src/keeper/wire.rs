@@ -1,5 +1,6 @@
 //! Keeper's side of the wire contract: its state as the payloads that the agent publishes, and what it answers to commands.
 
+use crate::device;
 use crate::ipc::{Ack, Origin, Topic};
 use crate::keeper::Keeper;
 use crate::keeper::desired::{self, Entry};
@@ -149,13 +150,6 @@ fn container_report(row: crate::ipc::ContainerRow) -> wire::ContainerReport {
 
 fn about(keeper: &Keeper) -> wire::About {
     let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
-    let data = &keeper.ctx.settings.data_dir;
-    let free = nix::sys::statvfs::statvfs(data.as_str()).ok().map(|s| {
-        // 32 bits wide on 32-bit ARM.
-        #[allow(clippy::unnecessary_cast, reason = "of another width on other architectures")]
-        let bytes = s.blocks_available() as u64 * s.fragment_size() as u64;
-        bytes
-    });
     let features = match keeper.ctx.layout.kind() {
         crate::cgroup::Kind::V1 => "cgroup1",
         crate::cgroup::Kind::V2 => "cgroup2",
@@ -165,14 +159,21 @@ fn about(keeper: &Keeper) -> wire::About {
         version: VERSION.into(),
         schema: [1, 1],
         features: vec![features.into()],
-        missing: keeper.ctx.missing.iter().cloned().chain(keeper.unsaved.iter().map(|u| ("storage".into(), u.why.clone()))).collect(),
+        missing: missing(keeper),
         board: board(),
         arch: arch().into(),
         kernel,
-        ram: total_memory(),
-        flash_free: free,
+        ram: device::memory(),
+        flash_free: keeper.store.free(),
         isolation: "container".into(),
     }
+}
+
+/// What the device lacks: of its kernel, and of what keeper could not read or write.
+fn missing(keeper: &Keeper) -> Entries<String> {
+    let storage = keeper.unsaved.iter().map(|u| ("storage".into(), u.why.clone()));
+    let policy = keeper.ctx.policy.as_ref().err().map(|why| ("policy".into(), why.clone()));
+    keeper.ctx.missing.iter().cloned().chain(storage).chain(policy).collect()
 }
 
 /// The board's own name: the device tree's model, else what the firmware says (DMI), else nothing.
@@ -190,9 +191,4 @@ fn arch() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-fn total_memory() -> Option<u64> {
-    let info = nix::sys::sysinfo::sysinfo().ok()?;
-    Some(info.ram_total())
 }
