@@ -115,7 +115,7 @@ impl Broker {
         self.listener = Some(Guard(child));
         let count = self.messages().len();
         eventually("the listener hears", || {
-            self.publish("probe", b"1", false);
+            self.publish("wherry/probe", b"1", false);
             (self.messages().len() > count).then_some(())
         });
     }

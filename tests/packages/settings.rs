@@ -28,6 +28,7 @@ config wherry 'main'
 	option interval_s '060'
 	list import_dirs '/var/lib/wherry/import'
 	list bind_sources '/srv/www'
+	option policy '/etc/wherry/policy.json'
 	option secrets_dir '/etc/wherry/secrets'
 	option log_level 'info'
 
