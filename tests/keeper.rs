@@ -625,20 +625,6 @@ fn garbage_on_the_control_socket_is_refused_and_keeper_goes_on() {
     assert_eq!(device.running("web"), pid);
 }
 
-#[test]
-fn commands_are_answered_and_those_of_another_session_are_refused() {
-    let device = Device::new();
-    let ask = |id: &str, session: &str, retain| {
-        let command = json!({"wherry": 1, "session": session, "do": "stop", "app": "web"}).to_string();
-        device.broker.publish(&device.topic(&format!("in/cmd/{id}")), command.as_bytes(), retain);
-        eventually("an answer", || device.said(&format!("res/{id}")).pop())
-    };
-    assert_eq!(ask("a", "1.99", false)["reason"], "stale_session");
-    assert_eq!(ask("b", "1.1", false)["reason"], "unsupported");
-    device.broker.publish(&device.topic("in/cmd/c"), b"{", false);
-    assert_eq!(eventually("an answer", || device.said("res/c").pop())["reason"], "malformed");
-}
-
 // ---- restarts ----
 
 #[test]

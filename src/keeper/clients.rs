@@ -387,10 +387,19 @@ impl Keeper {
     }
 
     fn by_hand(&mut self, id: u64, scope: Scope, hand: Hand) {
-        // What is on its way out is nobody's to start again.
-        let names: Vec<Name> = self.in_scope(&scope).iter().filter(|l| !l.doomed).map(|l| l.key.container.clone()).collect();
-        if names.is_empty() {
+        if self.hand(&scope, hand).is_none() {
             return self.no_such(id, &scope.app, scope.container.as_ref());
+        }
+        self.set_op(id, if hand == Hand::Stop { Op::Stopped(scope.clone()) } else { Op::Running(scope.clone()) });
+        self.settle(&scope.app);
+    }
+
+    /// Starts, stops or restarts what is in scope, for [`Keeper::settle`] to carry on; its containers, unless there are none.
+    pub fn hand(&mut self, scope: &Scope, hand: Hand) -> Option<Vec<Name>> {
+        // What is on its way out is nobody's to start again.
+        let names: Vec<Name> = self.in_scope(scope).iter().filter(|l| !l.doomed).map(|l| l.key.container.clone()).collect();
+        if names.is_empty() {
+            return None;
         }
         self.hold(&scope.app, &names, hand == Hand::Stop);
         let now = self.now();
@@ -406,8 +415,7 @@ impl Keeper {
                 live.event(ctx, Event::Start, now);
             }
         }
-        self.set_op(id, if hand == Hand::Stop { Op::Stopped(scope.clone()) } else { Op::Running(scope.clone()) });
-        self.settle(&scope.app);
+        Some(names)
     }
 
     /// A stop by hand is part of the desired state: it holds over a reboot.
@@ -654,8 +662,10 @@ impl Keeper {
     }
 }
 
+/// What a person, or a command, does with containers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hand {
+#[allow(missing_docs, reason = "the words of the command line")]
+pub enum Hand {
     Start,
     Stop,
     Restart,

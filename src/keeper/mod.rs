@@ -15,6 +15,7 @@ mod admit;
 mod adopt;
 mod children;
 mod clients;
+mod commands;
 mod containers;
 mod context;
 mod deploy;
@@ -42,6 +43,7 @@ pub use start::main;
 use crate::ipc::{FromAgent, Happening, LinkState, Origin, What};
 use crate::keeper::children::Agent;
 use crate::keeper::clients::{Client, Orphan};
+use crate::keeper::commands::{Obeyed, Stopped};
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
@@ -90,6 +92,12 @@ pub struct Keeper {
     listener: OwnedFd,
     signals: SignalFd,
     stats_due: Duration,
+    /// Statistics come more often until then.
+    watched_until: Duration,
+    /// What the running session of the link has asked.
+    obeyed: Obeyed,
+    /// What commands have stopped.
+    stopped: Stopped,
     report_due: Option<Duration>,
     /// Take over the program on disk at the end of this turn.
     upgrade: bool,
@@ -243,7 +251,7 @@ impl Keeper {
         self.end_orphans(now);
         self.save_if_due(now);
         if now >= self.stats_due {
-            self.stats_due = now + Duration::from_secs(self.ctx.settings.interval_s.into());
+            self.stats_due = now + self.stats_interval(now);
             self.publish_stats();
         }
         self.report_if_due(now);

@@ -110,7 +110,7 @@ impl Keeper {
         self.emit(origin, ack);
     }
 
-    /// No verb can be used from afar yet; what cannot be honoured is said, never dropped.
+    /// What cannot be honoured is said, never dropped.
     pub fn on_command(&mut self, id: &str, retained: bool, payload: &[u8]) {
         let (boot, conn) = (self.ctx.boot, self.agent.link.conn);
         let answer = match wire::parse_command(payload) {
@@ -120,7 +120,7 @@ impl Keeper {
             Ok(c) if c.session != (boot, conn) => {
                 (Reason::StaleSession, format!("the command is for another session, this is {boot}.{conn}"))
             }
-            Ok(_) => (Reason::Unsupported, "commands are not supported by this release; use the local command line".to_owned()),
+            Ok(c) => return self.obey(id, &c),
             Err(e) => (Reason::Malformed, e.to_string()),
         };
         self.publish(Topic::Res(id.to_owned()), encode(&Answer::error(0, answer.0, answer.1)));

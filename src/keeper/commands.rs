@@ -1,0 +1,274 @@
+//! Commands from the network, each for one session of the link: what is done for it, and what is answered. A command that changes something is
+//! obeyed once for its id, whoever repeats it.
+
+use crate::ipc::{Failure, Origin, Scope, Topic};
+use crate::keeper::clients::Hand;
+use crate::keeper::deploy::{boundary, entry_ack};
+use crate::keeper::desired::{self, Entry};
+use crate::keeper::{Keeper, diag, report};
+use crate::manifest::Name;
+use crate::protocol::{self as wire, Answer, Command, Reason, State, Verb, encode};
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+/// Most commands that change something, of one session: 32 KiB of memory.
+const MAX_IDS: usize = 4096;
+/// Most answers kept, to be repeated word by word.
+const MAX_ANSWERS: usize = 32;
+/// Most bytes of text in a frame: escaped as JSON it is still below the largest packet.
+const PIECE: usize = 24 * 1024;
+/// Most frames of an answer; more at once would be more than the agent is expected to take.
+const MAX_PIECES: usize = 8;
+/// How often statistics come while somebody watches, and how long one `watch` lasts.
+const WATCHED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// What one session has asked so far.
+#[derive(Debug, Default)]
+pub struct Obeyed {
+    session: (u64, u64),
+    ids: Vec<u64>,
+    answers: VecDeque<(u64, Answer)>,
+}
+
+/// What is known of an id.
+#[derive(Debug, PartialEq, Eq)]
+enum Known {
+    New,
+    Answered(Answer),
+    Refused(Reason, &'static str),
+}
+
+impl Obeyed {
+    /// What is known of an id in this session. A new session forgets those of the old one, whose commands count no more.
+    fn look(&mut self, session: (u64, u64), id: &str) -> Known {
+        if self.session != session {
+            *self = Self { session, ..Self::default() };
+        }
+        let key = key(id);
+        match self.answers.iter().find(|(other, _)| *other == key) {
+            Some((_, answer)) => Known::Answered(answer.clone()),
+            None if self.ids.contains(&key) => Known::Refused(Reason::StaleSession, "this id was used before in this session; use another"),
+            None if self.ids.len() >= MAX_IDS => {
+                Known::Refused(Reason::Policy, "this session has had 4096 commands; the next connection begins another")
+            }
+            None => Known::New,
+        }
+    }
+
+    fn remember(&mut self, id: &str, answer: &Answer) {
+        self.ids.push(key(id));
+        self.answers.push_back((key(id), answer.clone()));
+        if self.answers.len() > MAX_ANSWERS {
+            self.answers.pop_front();
+        }
+    }
+}
+
+/// An id stands for itself by its hash.
+fn key(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Containers that a command has stopped: another may start them again. What a person at the device has stopped, none may.
+#[derive(Debug, Default)]
+pub struct Stopped(Vec<(Name, Name)>);
+
+impl Keeper {
+    /// Does what a command for the running session asks for, and answers.
+    pub fn obey(&mut self, id: &str, command: &Command) {
+        let frames = match command.verb {
+            Verb::Stats => self.tell_stats(command),
+            Verb::Diag => pieces(&diag::bundle(self).to_string()),
+            Verb::Logs | Verb::Exec => {
+                let message = "this release has no streams over MQTT; use the local command line";
+                vec![Answer::error(0, Reason::Unsupported, message.to_owned())]
+            }
+            _ => vec![self.obey_once(id, command)],
+        };
+        for frame in frames {
+            self.publish(Topic::Res(id.to_owned()), encode(&frame));
+        }
+    }
+
+    fn obey_once(&mut self, id: &str, command: &Command) -> Answer {
+        match self.obeyed.look(command.session, id) {
+            Known::Answered(answer) => answer,
+            Known::Refused(reason, message) => Answer::error(0, reason, message.to_owned()),
+            Known::New => {
+                // On record first: what it does may take the link, and with it the answer.
+                let answer = self.act(command).map_or_else(|f| Answer::error(0, f.reason, f.message), |()| Answer::end(0));
+                self.obeyed.remember(id, &answer);
+                answer
+            }
+        }
+    }
+
+    fn act(&mut self, command: &Command) -> Result<(), Failure> {
+        match (command.verb, &command.app) {
+            (Verb::Start, Some(app)) => self.by_command(app, command, Hand::Start),
+            (Verb::Stop, Some(app)) => self.by_command(app, command, Hand::Stop),
+            (Verb::Restart, Some(app)) => self.by_command(app, command, Hand::Restart),
+            (Verb::Retry, Some(app)) => self.retry(app),
+            (Verb::Prune, _) => {
+                self.collect();
+                Ok(())
+            }
+            (Verb::Watch, _) => {
+                let now = self.now();
+                self.watched_until = now + WATCHED.1;
+                self.stats_due = now;
+                Ok(())
+            }
+            _ => Err(failure(Reason::BadValue, "the command names no app".into())),
+        }
+    }
+
+    /// Time until the next statistics.
+    pub fn stats_interval(&self, now: Duration) -> Duration {
+        let usual = Duration::from_secs(self.ctx.settings.interval_s.into());
+        if now < self.watched_until { usual.min(WATCHED.0) } else { usual }
+    }
+
+    fn by_command(&mut self, app: &Name, command: &Command, hand: Hand) -> Result<(), Failure> {
+        let entry = self.of_the_fleet(app)?;
+        let held = entry.held.clone();
+        let mine = |name: &Name| command.container.as_ref().is_none_or(|wanted| wanted == name);
+        let by_person = |name: &&Name| mine(name) && !self.stopped.0.iter().any(|(a, c)| a == app && c == *name);
+        if hand != Hand::Stop
+            && let Some(name) = held.iter().find(by_person)
+        {
+            return Err(failure(
+                Reason::Policy,
+                format!("{app}/{name} was stopped at the device, and starts there or with the next document"),
+            ));
+        }
+        let scope = Scope { app: app.clone(), container: command.container.clone() };
+        let which = command.container.as_ref().map_or_else(|| app.to_string(), |name| format!("{app}/{name}"));
+        let names = self.hand(&scope, hand).ok_or_else(|| failure(Reason::BadValue, format!("there is no container {which}")))?;
+        self.settle(app);
+        self.stopped.0.retain(|(a, c)| a != app || !names.contains(c));
+        if hand == Hand::Stop {
+            let newly = names.into_iter().filter(|name| !held.contains(name));
+            self.stopped.0.extend(newly.map(|name| (app.clone(), name)));
+        }
+        Ok(())
+    }
+
+    /// The entry in force of an app that is the fleet's to command.
+    fn of_the_fleet(&self, app: &Name) -> Result<&Entry, Failure> {
+        match desired::winner(&self.desired.entries, app, &self.ctx.settings.groups).filter(|e| !desired::is_gone(e)) {
+            None => Err(failure(Reason::BadValue, format!("there is no app {app}"))),
+            Some(entry) if entry.origin == Origin::Local => {
+                Err(failure(Reason::Policy, format!("app {app} belongs to the local command line")))
+            }
+            Some(entry) => Ok(entry),
+        }
+    }
+
+    /// Another attempt at a version that failed; its answers count it.
+    fn retry(&mut self, app: &Name) -> Result<(), Failure> {
+        let entry = self.of_the_fleet(app)?;
+        if entry.state != State::Failed {
+            return Err(failure(Reason::BadValue, format!("{app} has not failed, it is {}", entry.state)));
+        }
+        let origin = entry.origin.clone();
+        let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && e.origin == origin) else { return Ok(()) };
+        entry.newest.attempt = entry.newest.attempt.saturating_add(1);
+        (entry.state, entry.refusal) = (State::Accepted, None);
+        let ack = entry_ack(entry);
+        self.save_state();
+        self.emit(&origin, ack);
+        self.elect(app);
+        Ok(())
+    }
+
+    fn tell_stats(&self, command: &Command) -> Vec<Answer> {
+        let (device, mut rows) = report::stats(self);
+        let wanted = |name: &Option<Name>, of: &Name| name.as_ref().is_none_or(|n| n == of);
+        rows.retain(|row| wanted(&command.app, &row.app) && wanted(&command.container, &row.container));
+        let messages = wire::stats(self.ctx.boot, self.ctx.settings.interval_s, &device, &rows);
+        let texts: Vec<String> = messages.into_iter().map(|m| String::from_utf8_lossy(&m).into_owned()).collect();
+        framed(texts.iter().map(String::as_str))
+    }
+}
+
+fn failure(reason: Reason, message: String) -> Failure {
+    Failure { reason, message }
+}
+
+/// A long text in frames.
+fn pieces(text: &str) -> Vec<Answer> {
+    let mut rest = text;
+    let next = || {
+        let (piece, after) = rest.split_at(boundary(rest, PIECE));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    };
+    framed(std::iter::from_fn(next))
+}
+
+/// One frame for each text, and the last one: an answer that is too long ends in an error, so that nobody takes it for whole.
+fn framed<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Answer> {
+    let mut frames = Vec::new();
+    for text in texts {
+        let n = frames.len() as u32;
+        if frames.len() >= MAX_PIECES {
+            frames.push(Answer::error(n, Reason::Oversize, "the answer is cut off here".to_owned()));
+            return frames;
+        }
+        frames.push(Answer::data(n, text.to_owned()));
+    }
+    frames.push(Answer::end(frames.len() as u32));
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Known, MAX_ANSWERS, MAX_IDS, MAX_PIECES, Obeyed, PIECE, pieces};
+    use crate::protocol::{Answer, AnswerKind, Reason};
+
+    #[test]
+    fn an_id_counts_once_in_a_session() {
+        let mut obeyed = Obeyed::default();
+        assert_eq!(obeyed.look((1, 1), "a"), Known::New);
+        obeyed.remember("a", &Answer::end(0));
+        assert_eq!(obeyed.look((1, 1), "a"), Known::Answered(Answer::end(0)));
+        assert_eq!(obeyed.look((1, 1), "b"), Known::New);
+        assert_eq!(obeyed.look((1, 2), "a"), Known::New);
+    }
+
+    #[test]
+    fn an_id_whose_answer_is_forgotten_is_still_known() {
+        let mut obeyed = Obeyed::default();
+        for n in 0..MAX_ANSWERS + 1 {
+            assert_eq!(obeyed.look((1, 1), &n.to_string()), Known::New);
+            obeyed.remember(&n.to_string(), &Answer::end(0));
+        }
+        assert!(matches!(obeyed.look((1, 1), "0"), Known::Refused(Reason::StaleSession, _)));
+        assert!(matches!(obeyed.look((1, 1), "1"), Known::Answered(_)));
+    }
+
+    #[test]
+    fn a_session_takes_so_many_commands_and_no_more() {
+        let mut obeyed = Obeyed::default();
+        for n in 0..MAX_IDS {
+            assert_eq!(obeyed.look((1, 1), &n.to_string()), Known::New);
+            obeyed.remember(&n.to_string(), &Answer::end(0));
+        }
+        assert!(matches!(obeyed.look((1, 1), "another"), Known::Refused(Reason::Policy, _)));
+    }
+
+    #[test]
+    fn a_long_answer_comes_in_order_and_says_so_where_it_is_cut() {
+        let text = "ä".repeat(PIECE);
+        let frames = pieces(&text);
+        assert_eq!(frames.iter().map(|f| f.n).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(frames.iter().filter_map(|f| f.data.as_deref()).collect::<String>(), text);
+        assert_eq!((frames[2].kind, pieces("").len()), (AnswerKind::End, 1));
+        let frames = pieces(&"x".repeat(PIECE * MAX_PIECES + 1));
+        assert_eq!((frames.len(), frames[MAX_PIECES].reason), (MAX_PIECES + 1, Some(Reason::Oversize)));
+    }
+}

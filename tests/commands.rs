@@ -1,0 +1,176 @@
+//! Commands over a real broker: each is for one session, does what it says once, and is answered.
+
+mod harness;
+
+use harness::{Device, Signal, Value, eventually, is_alive, json, manifest, numbered, shell, sleeper, steadily, with};
+use std::time::Duration;
+
+/// The session of the newest presence.
+fn session(device: &Device) -> String {
+    let presence = device.said("presence").pop().expect("it is online");
+    format!("{}.{}", presence["boot"], presence["conn"])
+}
+
+fn send(device: &Device, id: &str, command: &Value, retain: bool) {
+    let whole = with(json!({"wherry": 1, "session": session(device)}), command.clone());
+    device.broker.publish(&device.topic(&format!("in/cmd/{id}")), whole.to_string().as_bytes(), retain);
+}
+
+/// The last frame of the answer to an id, and how many there were.
+fn answer(device: &Device, id: &str) -> (Value, usize) {
+    eventually("an answer", || {
+        let frames = device.said(&format!("res/{id}"));
+        frames.last().filter(|f| f["type"] != "data").map(|f| (f.clone(), frames.len()))
+    })
+}
+
+fn ask(device: &Device, id: &str, command: Value) -> Value {
+    send(device, id, &command, false);
+    answer(device, id).0
+}
+
+fn done(device: &Device, id: &str, command: Value) {
+    assert_eq!(ask(device, id, command), json!({"n": 0, "type": "end"}));
+}
+
+#[test]
+fn what_is_not_for_this_session_does_nothing_and_is_told_why() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    device.applied(&manifest("local", sleeper()));
+    let pids = (device.running("web"), device.running("local"));
+    for (id, command, reason, part) in [
+        ("late", json!({"session": "1.0", "do": "stop", "app": "web"}), "stale_session", "this is"),
+        ("early", json!({"session": "1.99", "do": "stop", "app": "web"}), "stale_session", "this is"),
+        ("boot", json!({"session": "2.1", "do": "stop", "app": "web"}), "stale_session", "this is"),
+        ("nobody", json!({"do": "stop", "app": "db"}), "bad_value", "no app db"),
+        ("part", json!({"do": "stop", "app": "web", "container": "db"}), "bad_value", "no container web/db"),
+        ("mine", json!({"do": "stop", "app": "local"}), "policy", "local command line"),
+        ("well", json!({"do": "retry", "app": "web"}), "bad_value", "it is running"),
+        ("stream", json!({"do": "logs", "app": "web"}), "unsupported", "streams"),
+        ("word", json!({"do": "reboot"}), "malformed", "reboot"),
+    ] {
+        let told = ask(&device, id, command);
+        assert_eq!((&told["type"], &told["reason"]), (&json!("error"), &json!(reason)), "{told}");
+        assert!(told["message"].as_str().unwrap().contains(part), "{told}");
+    }
+    assert_eq!((device.running("web"), device.running("local")), pids);
+}
+
+#[test]
+fn a_repeated_command_repeats_its_answer_and_nothing_else() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let first = device.running("web");
+    done(&device, "one", json!({"do": "restart", "app": "web"}));
+    let second = eventually("another process", || device.pid("web/main").filter(|pid| *pid != first));
+    send(&device, "one", &json!({"do": "restart", "app": "web"}), false);
+    eventually("the answer again", || (device.said("res/one").len() == 2).then_some(()));
+    assert_eq!(device.said("res/one")[0], device.said("res/one")[1]);
+    steadily(Duration::from_millis(500), "the second process", || is_alive(second));
+    done(&device, "two", json!({"do": "restart", "app": "web"}));
+    eventually("a third process", || device.pid("web/main").filter(|pid| *pid != second));
+}
+
+#[test]
+fn a_command_of_before_the_agent_ended_counts_no_more() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let (old, pid, conn) = (session(&device), device.running("web"), device.said("presence").len());
+    // As long as the session lasts, a retained command is one like any other; the broker repeats it to the next session.
+    send(&device, "kept", &json!({"do": "prune"}), true);
+    assert_eq!(answer(&device, "kept").0["type"], "end");
+    harness::kill(device.agent(), Signal::SIGKILL);
+    eventually("the retained one is refused", || device.said("res/kept").pop().filter(|f| f["reason"] == "stale_session"));
+    eventually("another connection", || (device.said("presence").len() > conn && session(&device) != old).then_some(()));
+    assert_eq!(ask(&device, "old", json!({"session": old, "do": "stop", "app": "web"}))["reason"], "stale_session");
+    assert_eq!(device.running("web"), pid);
+}
+
+#[test]
+fn stop_and_start_reach_the_container_and_are_reported() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    done(&device, "stop", json!({"do": "stop", "app": "web"}));
+    device.reported("stopped", |r| r["apps"]["web"]["containers"]["main"]["state"] == "exited");
+    done(&device, "start", json!({"do": "start", "app": "web", "container": "main"}));
+    device.reported("running", |r| r["apps"]["web"]["containers"]["main"]["state"] == "running");
+}
+
+#[test]
+fn what_a_person_has_stopped_at_the_device_no_command_starts() {
+    let device = Device::new();
+    device.deploy(&numbered("web", 1, sleeper()));
+    device.ok(&["stop", "web"]);
+    for (id, verb) in [("a", "start"), ("b", "restart")] {
+        let told = ask(&device, id, json!({"do": verb, "app": "web"}));
+        assert!(told["reason"] == "policy" && told["message"].as_str().unwrap().contains("stopped at the device"), "{told}");
+    }
+    assert_eq!(device.pid("web/main"), None);
+    device.reported("held", |r| r["apps"]["web"]["overridden"] == "local");
+    device.deploy(&numbered("web", 2, sleeper()));
+    device.running("web");
+}
+
+#[test]
+fn retry_is_another_attempt_at_the_same_version() {
+    let mut device = Device::prepared(json!({}));
+    let path = device.dir.join("import");
+    device.settings["import_dirs"] = json!([path]);
+    device.broker.up();
+    device.start();
+    device.online();
+    let broken = with(sleeper(), json!({"image": {"ref": format!("oci:{}:plain", path.display())}}));
+    let sha = device.publish(&numbered("web", 7, broken));
+    device.refused(&sha, "failed", "image_missing");
+    done(&device, "one", json!({"do": "retry", "app": "web"}));
+    let second = |state: &str| {
+        let acks = device.acks(&sha);
+        acks.into_iter().find(|a| a["attempt"] == 2 && a["state"] == state)
+    };
+    eventually("the second attempt fails too", || second("failed"));
+    // What was missing comes later: the same document is good then.
+    let layout = harness::image::dir().join("layout");
+    assert!(std::process::Command::new("cp").arg("-rT").args([&layout, &path]).status().unwrap().success());
+    done(&device, "two", json!({"do": "retry", "app": "web"}));
+    eventually("the third runs", || device.acks(&sha).into_iter().find(|a| a["attempt"] == 3 && a["state"] == "running"));
+}
+
+#[test]
+fn figures_and_the_support_bundle_come_in_frames() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    device.deploy(&manifest("other", sleeper()));
+    assert_eq!(ask(&device, "stats", json!({"do": "stats", "app": "web"}))["type"], "end");
+    let stats: Value = serde_json::from_str(device.said("res/stats")[0]["data"].as_str().unwrap()).unwrap();
+    assert_eq!(stats["containers"].as_object().unwrap().keys().collect::<Vec<_>>(), ["web/main"]);
+    assert_eq!(ask(&device, "diag", json!({"do": "diag"}))["type"], "end");
+    let frames = device.said("res/diag");
+    let text: String = frames.iter().filter_map(|f| f["data"].as_str()).collect();
+    let bundle: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(bundle["settings"]["device"], device.id.as_str());
+    assert_eq!(frames.iter().map(|f| f["n"].as_u64().unwrap()).collect::<Vec<_>>(), (0..frames.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_watches_gets_statistics_at_once_and_more_often() {
+    let mut device = Device::prepared(json!({"interval_s": 3600}));
+    device.broker.up();
+    device.start();
+    device.online();
+    device.deploy(&manifest("web", shell("while :; do sleep 1; done")));
+    let before = device.said("stats").len();
+    done(&device, "watch", json!({"do": "watch"}));
+    eventually("three messages", || (device.said("stats").len() >= before + 3).then_some(()));
+}
+
+#[test]
+fn prune_takes_away_what_nobody_needs() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let stray = device.dir.join("data/layers").join("0".repeat(64));
+    std::fs::create_dir_all(stray.join("0")).unwrap();
+    done(&device, "prune", json!({"do": "prune"}));
+    eventually("it is gone", || (!stray.exists()).then_some(()));
+    device.running("web");
+}
