@@ -343,7 +343,7 @@ impl Keeper {
             Err(faults) => return self.refuse(id, faults.first_reason(), faults.to_string()),
         };
         self.set_op(id, Op::Acks { app, sha256 });
-        if let Err(f) = self.submit(&Origin::Local, None, payload) {
+        if let Err(f) = self.submit(&Origin::Local, None, payload, None) {
             self.set_op(id, Op::Idle);
             self.reply(id, &Reply::Error(f));
         }

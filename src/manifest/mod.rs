@@ -16,13 +16,14 @@ pub(crate) mod forms;
 pub(crate) mod json;
 pub(crate) mod out;
 pub(crate) mod raw;
-mod render;
+pub(crate) mod render;
 pub(crate) mod schema;
 pub(crate) mod shape;
 mod types;
 pub(crate) mod units;
 
 pub use blame::{Fault, Faults, MAX_FAULTS, Severity};
+pub use calendar::show as show_time;
 pub use expand::Device;
 pub use forms::signal as parse_signal;
 pub use raw::{MAX_CONTAINERS, MAX_FILES, MAX_MOUNTS, MAX_WORDS, SCHEMA};

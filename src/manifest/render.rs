@@ -47,7 +47,8 @@ impl Members {
     }
 }
 
-fn target(target: &Target) -> Out {
+/// Whom a document is for.
+pub fn target(target: &Target) -> Out {
     let (name, id) = match &target.whom {
         Whom::Device(id) => ("device", id),
         Whom::Group(id) => ("group", id),
