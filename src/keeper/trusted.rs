@@ -93,7 +93,10 @@ impl Trusted {
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(dir)?.take(MAX_NAMES) {
+    for (number, entry) in fs::read_dir(dir)?.enumerate() {
+        if number == MAX_NAMES {
+            return Err(io::Error::other(format!("it has more than {MAX_NAMES} files")));
+        }
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.ends_with(".pub") {
             names.push(name);
@@ -284,7 +287,7 @@ impl Keeper {
     pub fn open_command(&self, payload: &[u8]) -> Result<wire::Command, (Reason, String)> {
         let first = |u: Unopened| u.refusals.into_iter().next().map_or((Reason::Internal, String::new()), |r| (r.reason, r.message));
         let opened = self.open_envelope(Kind::Cmd, payload).map_err(first)?;
-        let command = wire::parse_command(&opened.payload).map_err(|faults| (faults.first_reason(), faults.to_string()))?;
+        let command = wire::parse_command(&opened.payload).map_err(|faults| (Reason::Malformed, faults.to_string()))?;
         if let Some(target) = &command.target {
             self.check_target(&Origin::Device, target).map_err(|f| (f.reason, f.message))?;
         }
