@@ -472,7 +472,7 @@ fn replies_to_the_command_line_keep_their_bytes() {
             Reply::Terminal,
             Reply::Exited(Ended::Code(7)),
             Reply::Stats { device, rows: vec![row] },
-            Reply::Status(status()),
+            Reply::Status(Box::new(status())),
             Reply::Text("{}".into()),
             Reply::Events { rows: vec![happening()], lost: 3 },
             Reply::Attached { terminal: true, stdin: false },

@@ -211,6 +211,39 @@ fn what_minisign_signs_runs() {
     check_tool(Tool::Minisign);
 }
 
+/// What README tells a person to type, with this device and its broker in it.
+fn commands_of_readme(device: &Device) -> String {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let block = readme.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(block.contains("signify-openbsd -S") && block.contains("mosquitto_pub -h mqtt.example"), "{block}");
+    block.replace("mosquitto_pub -h mqtt.example", &format!("mosquitto_pub -p {}", device.broker.port)).replace("router-17", &device.id)
+}
+
+#[test]
+fn the_commands_of_readme_make_a_document_that_runs() {
+    let mut stand = Stand::prepared(Tool::Signify);
+    let work = stand.device.dir.join("work");
+    fs::create_dir(&work).unwrap();
+    symlink(harness::device::program(), work.join("wherry")).unwrap();
+    let document = stand.document("web", 1).to_string();
+    fs::write(work.join("web.json"), &document).unwrap();
+    stand.device.broker.up();
+    let path = format!("{}:{}", work.display(), std::env::var("PATH").unwrap());
+    let commands = commands_of_readme(&stand.device);
+    let out = Command::new("bash").args(["-euo", "pipefail", "-c", &commands]).current_dir(&work).env("PATH", path).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    let public = fs::read_to_string(work.join("team.pub")).unwrap();
+    let key: wherry::trust::PublicKey = public.lines().nth(1).unwrap().parse().unwrap();
+    assert!(
+        said.contains(&format!("good public key {}", key.id)) && said.contains("good envelope (desired, said to be signed by"),
+        "{said}"
+    );
+    stand.trust("team.pub", &public);
+    stand.device.start();
+    stand.device.ack(&Digest::of(document.as_bytes()).hex(), "running");
+}
+
 #[test]
 fn a_document_that_comes_again_signed_by_another_key_is_the_same_document() {
     let mut stand = Stand::prepared(Tool::Signify);

@@ -72,11 +72,18 @@ pub fn examine(bytes: &[u8]) -> (Kind, Faults) {
 fn content(envelope: &Envelope) -> Faults {
     let bytes = &envelope.payload[..];
     match envelope.kind {
-        trust::Kind::Desired => manifest::check(bytes).1,
+        trust::Kind::Desired => signed_manifest(bytes),
         trust::Kind::Cmd => parse_command(bytes).err().unwrap_or_default(),
         trust::Kind::Config => config::parse(bytes).err().unwrap_or_default(),
         trust::Kind::Keyset => KeysetDocument::parse(bytes).err().unwrap_or_default(),
     }
+}
+
+fn signed_manifest(bytes: &[u8]) -> Faults {
+    let (manifest, faults) = manifest::check(bytes);
+    let lacking = manifest.iter().flat_map(trust::lacks).map(|(reason, path, why)| Fault::placeless(path, reason, why.into()));
+    // Errors come before warnings.
+    Faults(lacking.chain(faults.0).collect())
 }
 
 fn key(bytes: &[u8]) -> Result<PublicKey, Faults> {

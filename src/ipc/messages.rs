@@ -462,7 +462,7 @@ pub enum Reply {
         rows: Vec<StatsRow>,
     },
     /// The device and its link.
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// A JSON document.
     Text(String),
     /// Things that happened.

@@ -304,7 +304,7 @@ impl Keeper {
 
     fn reply_status(&mut self, id: u64) {
         let status = report::status(self);
-        self.reply(id, &Reply::Status(status));
+        self.reply(id, &Reply::Status(Box::new(status)));
     }
 
     fn reply_stats(&mut self, id: u64) {

@@ -7,7 +7,7 @@ use crate::image::Digest;
 use crate::ipc::{Failure, Origin, Refusal, Topic, TrustReport, TrustedKey};
 use crate::keeper::Keeper;
 use crate::keeper::deploy::refusals;
-use crate::manifest::{Body, Manifest, Target, Whom};
+use crate::manifest::{Manifest, Target, Whom};
 use crate::protocol::{self as wire, Detail, Reason, State, encode};
 use crate::sys::fd::read_to_end;
 use crate::sys::time::{is_clock_right, unix_ms};
@@ -192,12 +192,8 @@ impl Keeper {
     pub fn vouch(&self, origin: &Origin, m: &Manifest, signers: Option<&[Grant]>) -> Result<(), Vec<Refusal>> {
         let Some(signers) = signers else { return Ok(()) };
         let refuse = |reason, message: String| Err(vec![Refusal { reason, path: String::new(), message }]);
-        let Some(target) = &m.target else {
-            return refuse(Reason::WrongTarget, "a signed document must have `target`, or it could be replayed elsewhere".into());
-        };
-        let Some(seq) = m.seq else {
-            return refuse(Reason::Stale, "a signed document must have `seq`, or it could be replayed later".into());
-        };
+        let lacking = trust::lacks(m).into_iter().map(|(reason, path, why)| Refusal { reason, path, message: why.into() });
+        let (Some(target), Some(seq), 0) = (&m.target, m.seq, lacking.len()) else { return Err(lacking.collect()) };
         let claim = Claim { kind: Kind::Desired, app: Some(&m.app), whom: &target.whom, seq: Some(seq) };
         permit(signers, &claim).or_else(|(reason, message)| refuse(reason, message))?;
         let known = self.desired.entries.iter().any(|e| e.origin == *origin && e.app == m.app);
@@ -206,7 +202,7 @@ impl Keeper {
                 let why = "the highest of the removed apps that are no longer remembered, of which this could be one";
                 refuse(Reason::Stale, format!("sequence number {seq} is not above {mark}, {why}"))
             }
-            None => pinned(m),
+            None => Ok(()),
         }
     }
 
@@ -314,15 +310,6 @@ fn is_news(known: Option<&Keyset>, seq: u64, sha256: Digest) -> Result<bool, (Re
         _ if sha256 == known.sha256 => Ok(false),
         _ => Err((Reason::Conflict, format!("sequence number {seq} was already used for another keyset; publish with a higher one"))),
     }
-}
-
-/// Every image of a signed manifest is named by its digest: a name alone would let somebody else choose what runs.
-fn pinned(m: &Manifest) -> Result<(), Vec<Refusal>> {
-    let Body::Run(containers) = &m.body else { return Ok(()) };
-    let open = containers.iter().filter(|c| c.image.digest.is_none());
-    let refusal = |path: String| Refusal { reason: Reason::BadValue, path, message: "needs `digest` in a signed document".into() };
-    let found: Vec<Refusal> = open.map(|c| refusal(format!("containers.{}.image", c.name))).collect();
-    if found.is_empty() { Ok(()) } else { Err(found) }
 }
 
 fn keyset_ack(target: Target, seq: Option<u64>, sha256: Digest, refusal: Option<Refusal>, boot: u64, uptime_s: u64) -> wire::KeysetAck {

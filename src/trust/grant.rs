@@ -3,7 +3,7 @@
 use super::envelope::{Envelope, Kind, message};
 use super::key::{KeyId, PublicKey};
 use super::keyset::Keyset;
-use crate::manifest::{Name, Whom};
+use crate::manifest::{Body, Manifest, Name, Whom};
 use crate::protocol::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,23 @@ pub fn permit(signers: &[Grant], claim: &Claim) -> Result<(), Objection> {
         }
     }
     Err(why)
+}
+
+/// What a manifest lacks that a signed one must have: reason, path, and sentence of each.
+pub fn lacks(m: &Manifest) -> Vec<(Reason, String, &'static str)> {
+    let mut found = Vec::new();
+    if m.target.is_none() {
+        found.push((Reason::WrongTarget, String::new(), "a signed document must have `target`, or it could be replayed elsewhere"));
+    }
+    if m.seq.is_none() {
+        found.push((Reason::Stale, String::new(), "a signed document must have `seq`, or it could be replayed later"));
+    }
+    let containers = if let Body::Run(containers) = &m.body { containers.as_slice() } else { &[] };
+    for c in containers.iter().filter(|c| c.image.digest.is_none()) {
+        // A name alone would let somebody else choose what runs.
+        found.push((Reason::BadValue, format!("containers.{}.image", c.name), "needs `digest` in a signed document"));
+    }
+    found
 }
 
 /// All keys in force: those of the device's files, which may sign everything; then of the keysets, in their order, those whose number is not there yet.

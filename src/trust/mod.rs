@@ -10,6 +10,6 @@ mod key;
 mod keyset;
 
 pub use envelope::{Envelope, Kind, MAX_SIGNATURES, is_envelope, message};
-pub use grant::{Claim, Grant, Objection, in_force, permit, signers};
+pub use grant::{Claim, Grant, Objection, in_force, lacks, permit, signers};
 pub use key::{KeyId, MAX_FILE, PublicKey, Signature};
 pub use keyset::{Keyset, KeysetDocument, MAX_KEYS, MAX_SCOPE};
