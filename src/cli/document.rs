@@ -2,7 +2,9 @@
 
 use crate::config;
 use crate::exit::{Code, Error};
-use crate::manifest::{self, Faults, MAX_PAYLOAD};
+use crate::manifest::{self, Fault, Faults, MAX_PAYLOAD};
+use crate::protocol::{Reason, parse_command};
+use crate::trust::{self, Envelope, KeysetDocument, PublicKey};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -16,6 +18,12 @@ pub enum Kind {
     Settings,
     /// The device's policy.
     Policy,
+    /// A signed envelope around a document.
+    Envelope,
+    /// Keys to trust, not in an envelope yet.
+    Keyset,
+    /// The file of a public key.
+    Key,
 }
 
 impl Kind {
@@ -25,6 +33,9 @@ impl Kind {
             Self::Manifest => "manifest",
             Self::Settings => "settings",
             Self::Policy => "policy",
+            Self::Envelope => "envelope",
+            Self::Keyset => "keyset",
+            Self::Key => "public key",
         }
     }
 }
@@ -55,6 +66,44 @@ pub fn examine(bytes: &[u8]) -> (Kind, Faults) {
         Kind::Manifest => (Kind::Manifest, manifest::check(bytes).1),
         Kind::Settings => (Kind::Settings, config::parse(bytes).err().unwrap_or_default()),
         Kind::Policy => (Kind::Policy, config::policy::parse(bytes).err().unwrap_or_default()),
+        Kind::Keyset => (Kind::Keyset, KeysetDocument::parse(bytes).err().unwrap_or_default()),
+        Kind::Key => (Kind::Key, key(bytes).err().unwrap_or_default()),
+        Kind::Envelope => (Kind::Envelope, Envelope::parse(bytes).map_or_else(|faults| faults, |envelope| content(&envelope))),
+    }
+}
+
+/// What is wrong with the document in an envelope; lines and columns are its own.
+fn content(envelope: &Envelope) -> Faults {
+    let bytes = &envelope.payload[..];
+    match envelope.kind {
+        trust::Kind::Desired => signed_manifest(bytes),
+        trust::Kind::Cmd => parse_command(bytes).err().unwrap_or_default(),
+        trust::Kind::Config => config::parse(bytes).err().unwrap_or_default(),
+        trust::Kind::Keyset => KeysetDocument::parse(bytes).err().unwrap_or_default(),
+    }
+}
+
+fn signed_manifest(bytes: &[u8]) -> Faults {
+    let (manifest, faults) = manifest::check(bytes);
+    let lacking = manifest.iter().flat_map(trust::lacks).map(|(reason, path, why)| Fault::placeless(path, reason, why.into()));
+    // Errors come before warnings.
+    Faults(lacking.chain(faults.0).collect())
+}
+
+fn key(bytes: &[u8]) -> Result<PublicKey, Faults> {
+    let key = std::str::from_utf8(bytes).map_err(|_| "is not text".to_owned()).and_then(PublicKey::of_file);
+    key.map_err(|why| Faults(vec![Fault::placeless(String::new(), Reason::BadValue, why)]))
+}
+
+/// What a good document is besides its kind: the number of a key; what is in an envelope, and who is said to have signed it.
+pub fn remark(bytes: &[u8], kind: Kind) -> Option<String> {
+    match kind {
+        Kind::Key => key(bytes).ok().map(|key| key.id.to_string()),
+        Kind::Envelope => Envelope::parse(bytes).ok().map(|e| {
+            let by: Vec<String> = e.signatures.iter().map(|s| s.key.to_string()).collect();
+            format!("({}, said to be signed by {})", e.kind, by.join(", "))
+        }),
+        _ => None,
     }
 }
 
@@ -64,12 +113,18 @@ fn kind(bytes: &[u8]) -> Kind {
         Ok(Value::Object(top)) => top.into_iter().map(|(name, _)| name).collect(),
         _ => Vec::new(),
     };
+    if bytes.starts_with(b"untrusted comment:") {
+        return Kind::Key;
+    }
     let given = names(bytes);
-    let has_one_of = |known: &[String]| given.iter().any(|name| known.contains(name));
+    let has = |name: &str| given.iter().any(|n| n == name);
+    let has_one_of = |known: &[u8]| names(known).iter().any(|name| has(name));
     match () {
-        () if has_one_of(&["wherry", "app", "containers"].map(str::to_owned)) => Kind::Manifest,
-        () if has_one_of(&names(config::example().as_bytes())) => Kind::Settings,
-        () if has_one_of(&names(config::policy::example().as_bytes())) => Kind::Policy,
+        () if !has("wherry") && has("payload") => Kind::Envelope,
+        () if has("wherry") && has("keys") && !has("app") => Kind::Keyset,
+        () if ["wherry", "app", "containers"].into_iter().any(has) => Kind::Manifest,
+        () if has_one_of(config::example().as_bytes()) => Kind::Settings,
+        () if has_one_of(config::policy::example().as_bytes()) => Kind::Policy,
         () => Kind::Manifest,
     }
 }
@@ -87,6 +142,10 @@ mod tests {
             (r#"{"brokers":[],"typo":1}"#, Kind::Settings),
             (r#"{"host_network":true}"#, Kind::Policy),
             (r#"{"memory":"96M","typo":1}"#, Kind::Policy),
+            (r#"{"payload":"e30=","type":"desired"}"#, Kind::Envelope),
+            (r#"{"wherry":1,"seq":1,"keys":[]}"#, Kind::Keyset),
+            (r#"{"wherry":1,"app":"a","keys":[]}"#, Kind::Manifest),
+            ("untrusted comment: mine", Kind::Key),
             ("{}", Kind::Manifest),
             ("[", Kind::Manifest),
         ] {

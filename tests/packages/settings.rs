@@ -30,6 +30,7 @@ config wherry 'main'
 	list bind_sources '/srv/www'
 	option policy '/etc/wherry/policy.json'
 	option secrets_dir '/etc/wherry/secrets'
+	option trust_dir '/etc/wherry/trust'
 	option log_level 'info'
 
 config broker
