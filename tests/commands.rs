@@ -88,11 +88,15 @@ fn a_command_of_before_the_agent_ended_counts_no_more() {
 }
 
 #[test]
-fn stop_and_start_reach_the_container_and_are_reported() {
-    let device = Device::new();
+fn stop_holds_over_a_restart_of_keeper_and_start_ends_it() {
+    let mut device = Device::new();
     device.deploy(&manifest("web", sleeper()));
     done(&device, "stop", json!({"do": "stop", "app": "web"}));
     device.reported("stopped", |r| r["apps"]["web"]["containers"]["main"]["state"] == "exited");
+    device.end(Signal::SIGTERM);
+    device.start();
+    device.online();
+    assert_eq!(device.pid("web/main"), None);
     done(&device, "start", json!({"do": "start", "app": "web", "container": "main"}));
     device.reported("running", |r| r["apps"]["web"]["containers"]["main"]["state"] == "running");
 }

@@ -25,7 +25,7 @@ use wherry::keeper::desired::{Entry, Version};
 use wherry::keeper::lifecycle::{Event, Life, Rules};
 use wherry::keeper::plan::Ready;
 use wherry::keeper::runtime::{self, Phase, Record};
-use wherry::keeper::store::{self, Desired, Signed};
+use wherry::keeper::store::{self, Beside, Desired, Signed};
 use wherry::manifest::{
     Content, Full, Id, Log, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stdin, Stop, Whom,
 };
@@ -299,7 +299,7 @@ fn desired() -> Desired {
     let refusal = Some(Refusal { reason: Reason::Exec, path: String::new(), message: "cannot run /x".into() });
     let (newest, kept, held) = (version("document", Some(8)), Some(version("older", Some(7))), vec![name("main")]);
     let entry = Entry { origin: Origin::Device, app: name("web"), mark: Some(8), newest, state: State::Failed, refusal, kept, held };
-    Desired { boot: 12, entries: vec![entry], signed: Signed::default() }
+    Desired { boot: 12, entries: vec![entry], signed: Signed::default(), beside: Beside::default() }
 }
 
 /// The same once documents were signed.
@@ -312,7 +312,8 @@ fn desired_with_keys() -> Desired {
         min_seq: 5,
     }];
     let keyset = Keyset { origin: Origin::Group(id("lab")), seq: 9, sha256: digest("keyset"), keys };
-    Desired { signed: Signed { keysets: vec![keyset], forgotten: vec![(Origin::Device, 6)] }, ..desired() }
+    let beside = Beside { lifted: vec![name("db")], stopped: vec![(name("web"), name("main"))] };
+    Desired { signed: Signed { keysets: vec![keyset], forgotten: vec![(Origin::Device, 6)] }, beside, ..desired() }
 }
 
 // ---- the files ----

@@ -8,7 +8,7 @@ use crate::ipc::{Origin, Refusal};
 use crate::keeper::Keeper;
 use crate::keeper::admission::{self, Device};
 use crate::keeper::deploy::{MAX_REFUSALS, refusals};
-use crate::keeper::{desired, policy};
+use crate::keeper::policy;
 use crate::manifest::{self, Body, Content, Manifest, Name};
 use crate::protocol::Reason;
 use crate::secrets;
@@ -86,7 +86,7 @@ impl Keeper {
         let mut others: Vec<&Name> = self.desired.entries.iter().map(|e| &e.app).filter(|other| *other != app).collect();
         others.sort();
         others.dedup();
-        let newest = |name: &&Name| desired::winner(&self.desired.entries, name, &self.ctx.settings.groups);
+        let newest = |name: &&Name| self.winner(name);
         let wanted = others.iter().filter_map(newest).filter_map(|e| if e.newest.removal { None } else { Some(&e.newest.sha256) });
         let manifests = wanted.filter_map(|sha256| manifest::parse(&self.store.manifest(sha256).ok()?).ok());
         manifests.map(|m| admission::limits(&m)).fold(0, u64::saturating_add)

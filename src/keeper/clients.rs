@@ -387,7 +387,7 @@ impl Keeper {
     }
 
     fn by_hand(&mut self, id: u64, scope: Scope, hand: Hand) {
-        if self.hand(&scope, hand).is_none() {
+        if self.hand(&scope, hand, By::Person).is_none() {
             return self.no_such(id, &scope.app, scope.container.as_ref());
         }
         self.set_op(id, if hand == Hand::Stop { Op::Stopped(scope.clone()) } else { Op::Running(scope.clone()) });
@@ -395,13 +395,13 @@ impl Keeper {
     }
 
     /// Starts, stops or restarts what is in scope, for [`Keeper::settle`] to carry on; its containers, unless there are none.
-    pub fn hand(&mut self, scope: &Scope, hand: Hand) -> Option<Vec<Name>> {
+    pub fn hand(&mut self, scope: &Scope, hand: Hand, by: By) -> Option<Vec<Name>> {
         // What is on its way out is nobody's to start again.
         let names: Vec<Name> = self.in_scope(scope).iter().filter(|l| !l.doomed).map(|l| l.key.container.clone()).collect();
         if names.is_empty() {
             return None;
         }
-        self.hold(&scope.app, &names, hand == Hand::Stop);
+        self.hold(&scope.app, &names, hand == Hand::Stop, by);
         let now = self.now();
         let Self { ctx, apps, .. } = self;
         for live in
@@ -419,18 +419,24 @@ impl Keeper {
     }
 
     /// A stop by hand is part of the desired state: it holds over a reboot.
-    fn hold(&mut self, app: &Name, names: &[Name], stop: bool) {
-        let groups = self.ctx.settings.groups.clone();
-        let origin = desired::winner(&self.desired.entries, app, &groups).map(|e| e.origin.clone());
+    fn hold(&mut self, app: &Name, names: &[Name], stop: bool, by: By) {
+        let origin = self.winner(app).map(|e| e.origin.clone());
         let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && Some(&e.origin) == origin.as_ref()) else {
             return;
         };
-        let before = entry.held.clone();
+        let before = (entry.held.clone(), self.desired.beside.clone());
+        let commanded = names.iter().filter(|n| stop && by == By::Command && !entry.held.contains(n)).map(|n| (app.clone(), n.clone()));
+        let commanded: Vec<(Name, Name)> = commanded.collect();
         entry.held.retain(|n| !names.contains(n));
         if stop {
             entry.held.extend_from_slice(names);
         }
-        if entry.held == before {
+        let stopped = &mut self.desired.beside.stopped;
+        if !stop || by == By::Person {
+            stopped.retain(|(a, n)| a != app || !names.contains(n));
+        }
+        stopped.extend(commanded);
+        if (&entry.held, &self.desired.beside) == (&before.0, &before.1) {
             return;
         }
         self.ctx.dirty = true;
@@ -660,6 +666,15 @@ impl Keeper {
         }
         self.reply(id, reply);
     }
+}
+
+/// Who does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Somebody at the device.
+    Person,
+    /// A command from the network.
+    Command,
 }
 
 /// What a person, or a command, does with containers.

@@ -2,7 +2,7 @@
 //! obeyed once for its id, whoever repeats it.
 
 use crate::ipc::{Failure, Origin, Scope, Topic};
-use crate::keeper::clients::Hand;
+use crate::keeper::clients::{By, Hand};
 use crate::keeper::deploy::{boundary, entry_ack};
 use crate::keeper::desired::{self, Entry};
 use crate::keeper::{Keeper, diag, report};
@@ -72,10 +72,6 @@ fn key(id: &str) -> u64 {
     hasher.finish()
 }
 
-/// Containers that a command has stopped: another may start them again. What a person at the device has stopped, none may.
-#[derive(Debug, Default)]
-pub struct Stopped(Vec<(Name, Name)>);
-
 impl Keeper {
     /// Does what a command for the running session asks for, and answers.
     pub fn obey(&mut self, id: &str, command: &Command) {
@@ -136,7 +132,7 @@ impl Keeper {
         let entry = self.of_the_fleet(app)?;
         let held = entry.held.clone();
         let mine = |name: &Name| command.container.as_ref().is_none_or(|wanted| wanted == name);
-        let by_person = |name: &&Name| mine(name) && !self.stopped.0.iter().any(|(a, c)| a == app && c == *name);
+        let by_person = |name: &&Name| mine(name) && !self.desired.beside.stopped.iter().any(|(a, c)| a == app && c == *name);
         if hand != Hand::Stop
             && let Some(name) = held.iter().find(by_person)
         {
@@ -147,19 +143,14 @@ impl Keeper {
         }
         let scope = Scope { app: app.clone(), container: command.container.clone() };
         let which = command.container.as_ref().map_or_else(|| app.to_string(), |name| format!("{app}/{name}"));
-        let names = self.hand(&scope, hand).ok_or_else(|| failure(Reason::BadValue, format!("there is no container {which}")))?;
+        self.hand(&scope, hand, By::Command).ok_or_else(|| failure(Reason::BadValue, format!("there is no container {which}")))?;
         self.settle(app);
-        self.stopped.0.retain(|(a, c)| a != app || !names.contains(c));
-        if hand == Hand::Stop {
-            let newly = names.into_iter().filter(|name| !held.contains(name));
-            self.stopped.0.extend(newly.map(|name| (app.clone(), name)));
-        }
         Ok(())
     }
 
     /// The entry in force of an app that is the fleet's to command.
     fn of_the_fleet(&self, app: &Name) -> Result<&Entry, Failure> {
-        match desired::winner(&self.desired.entries, app, &self.ctx.settings.groups).filter(|e| !desired::is_gone(e)) {
+        match self.winner(app).filter(|e| !desired::is_gone(e)) {
             None => Err(failure(Reason::BadValue, format!("there is no app {app}"))),
             Some(entry) if entry.origin == Origin::Local => {
                 Err(failure(Reason::Policy, format!("app {app} belongs to the local command line")))

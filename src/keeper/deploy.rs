@@ -11,6 +11,7 @@ use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
 use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::poll::Key;
+use crate::keeper::rollout;
 use crate::keeper::store::Purpose;
 use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Target, Whom};
 use crate::protocol::{ContainerState, Reason, State};
@@ -121,8 +122,8 @@ impl Keeper {
         };
         match accepted {
             Err(refusals) => self.emit(origin, ack(State::Rejected, refusals)),
-            Ok(()) => {
-                self.emit(origin, ack(State::Accepted, Vec::new()));
+            Ok((state, why)) => {
+                self.emit(origin, ack(state, why.into_iter().collect()));
                 self.elect(&app);
             }
         }
@@ -144,8 +145,11 @@ impl Keeper {
             Verdict::Reject(reason, message) => return Err(failure(reason, message)),
             Verdict::Process => self.check_time(m.not_after)?,
         }
+        if m.body == Body::Inherit && *origin != Origin::Device {
+            return Err(failure(Reason::BadValue, "only what a device's own topic said can be lifted, and only there"));
+        }
         let apps = self.desired.entries.iter().filter(|e| !desired::is_gone(e)).count();
-        if known.is_none_or(desired::is_gone) && apps >= desired::MAX_APPS && !matches!(m.body, Body::Remove { .. }) {
+        if known.is_none_or(desired::is_gone) && apps >= desired::MAX_APPS && matches!(m.body, Body::Run(_)) {
             return Err(failure(Reason::Policy, format!("this device has {apps} apps, the most it may have")));
         }
         Ok(true)
@@ -173,9 +177,9 @@ impl Keeper {
         ))
     }
 
-    /// Puts a document on record, before anything is done for it.
-    fn accept(&mut self, origin: &Origin, m: &Manifest, payload: &[u8]) -> Result<(), Failure> {
-        let removal = matches!(m.body, Body::Remove { .. });
+    /// Puts a document on record, before anything is done for it. Its first state, and why it is held.
+    fn accept(&mut self, origin: &Origin, m: &Manifest, payload: &[u8]) -> Result<(State, Option<Refusal>), Failure> {
+        let removal = !matches!(m.body, Body::Run(_));
         let purpose = if removal { Purpose::Remove } else { Purpose::Deploy };
         let sha256 = self.store.put_manifest(payload, purpose).map_err(|e| self.unwritten("cannot store the document", e))?;
         let newest = Version { seq: m.seq, sha256, removal, attempt: 1, images: Vec::new() };
@@ -183,17 +187,18 @@ impl Keeper {
         let superseded = self.supersede(&m.app, origin);
         let position = self.desired.entries.iter().position(|e| e.origin == *origin && e.app == m.app);
         let old = position.map(|i| self.desired.entries.remove(i));
-        let entry = Entry {
-            origin: origin.clone(),
-            app: m.app.clone(),
-            mark: m.seq.max(old.as_ref().and_then(|e| e.mark)),
-            newest,
-            state: State::Accepted,
-            refusal: None,
-            kept: old.as_ref().and_then(|e| e.in_force().cloned()),
-            held: Vec::new(),
+        let kept = old.as_ref().and_then(|e| e.in_force().cloned());
+        let refusal = self.is_outside(m, kept.as_ref());
+        let state = match (&m.body, &refusal) {
+            (Body::Inherit, _) => State::Removed,
+            (_, Some(_)) => State::Held,
+            _ => State::Accepted,
         };
-        self.desired.entries.push(entry);
+        self.desired.beside.accepted(m, origin);
+        let mark = m.seq.max(old.as_ref().and_then(|e| e.mark));
+        let first = (state, refusal.clone());
+        let (origin_, app, held) = (origin.clone(), m.app.clone(), Vec::new());
+        self.desired.entries.push(Entry { origin: origin_, app, mark, newest, state, refusal, kept, held });
         let forgotten = desired::forget_oldest(&mut self.desired.entries);
         if self.wants_signatures() {
             desired::remember(&mut self.desired.signed.forgotten, &forgotten);
@@ -206,7 +211,19 @@ impl Keeper {
         if let Some(ack) = superseded {
             self.emit(origin, ack);
         }
-        Ok(())
+        Ok(first)
+    }
+
+    /// Why a document that is for a part of the devices is not for this one yet. What runs here already stays, however small that part has become.
+    fn is_outside(&self, m: &Manifest, runs: Option<&Version>) -> Option<Refusal> {
+        let why = rollout::outside(m, &self.device)?;
+        let same = runs.is_some_and(|v| self.document(v).is_some_and(|running| rollout::is_same(&running, m)));
+        (!same).then(|| failure(Reason::Policy, why).into())
+    }
+
+    /// The document of a version, as it was published.
+    fn document(&self, version: &Version) -> Option<Manifest> {
+        manifest::parse(&self.store.manifest(&version.sha256).ok()?).ok()
     }
 
     /// The answer for a deployment that a newer document overtakes.
@@ -240,7 +257,7 @@ impl Keeper {
 
     /// After a start in the midst of a deployment: the version before runs while the new one is brought in.
     pub fn revive(&mut self, name: &Name) {
-        let winner = desired::winner(&self.desired.entries, name, &self.ctx.settings.groups).cloned();
+        let winner = self.winner(name).cloned();
         let idle = self.app(name).is_none_or(|a| a.live.is_empty());
         if let Some(Entry { origin, kept: Some(kept), state, newest, .. }) = winner
             && idle
@@ -255,14 +272,14 @@ impl Keeper {
 
     /// Decides anew which version of an app is wanted, and sets to work.
     pub fn elect(&mut self, name: &Name) {
-        let winner = desired::winner(&self.desired.entries, name, &self.ctx.settings.groups).cloned();
+        let winner = self.winner(name).cloned();
         self.shadow_losers(name, winner.as_ref());
         let work = match winner {
             None => None,
             Some(e) if e.newest.removal && e.state == State::Removed => None,
             Some(e) if e.newest.removal => Some(Work::new(e.origin, e.newest, Aim::Remove)),
             Some(e) if e.state == State::Running => Some(Work::new(e.origin, e.newest, Aim::Restore)),
-            Some(e) if e.state == State::Failed => e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore)),
+            Some(e) if e.state == State::Failed || self.stays_held(&e) => e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore)),
             Some(e) => Some(Work::new(e.origin, e.newest, Aim::Deploy)),
         };
         // What stage is bringing in belongs to the work that ends here.
@@ -273,6 +290,11 @@ impl Keeper {
             None => self.reconcile(name, Vec::new(), None),
         }
         self.settle(name);
+    }
+
+    /// It waits for a larger part of the devices, not for another origin's document to go.
+    fn stays_held(&self, entry: &Entry) -> bool {
+        entry.state == State::Held && self.document(&entry.newest).is_some_and(|m| self.is_outside(&m, entry.kept.as_ref()).is_some())
     }
 
     /// A document that loses to another origin's is stored and waits.
@@ -534,7 +556,7 @@ impl Keeper {
     }
 
     fn held(&self, name: &Name) -> Vec<Name> {
-        desired::winner(&self.desired.entries, name, &self.ctx.settings.groups).map(|e| e.held.clone()).unwrap_or_default()
+        self.winner(name).map(|e| e.held.clone()).unwrap_or_default()
     }
 
     /// A deployment succeeds when every payload was exec'd, and fails when one could not be.

@@ -2,7 +2,8 @@
 
 use crate::image::Digest;
 use crate::ipc::{Origin, Refusal};
-use crate::manifest::{Id, Name};
+use crate::keeper::store::Beside;
+use crate::manifest::{Body, Id, Manifest, Name};
 use crate::protocol::{Reason, State};
 use serde::{Deserialize, Serialize};
 
@@ -137,6 +138,17 @@ pub fn remember(marks: &mut Vec<(Origin, u64)>, forgotten: &[Entry]) {
     }
 }
 
+impl Beside {
+    /// A new document of an app was accepted: what a command did to the one before counts no more.
+    pub fn accepted(&mut self, m: &Manifest, origin: &Origin) {
+        self.stopped.retain(|(app, _)| *app != m.app);
+        if *origin == Origin::Device {
+            self.lifted.retain(|app| *app != m.app);
+            self.lifted.extend((m.body == Body::Inherit).then(|| m.app.clone()));
+        }
+    }
+}
+
 /// Forgets what groups want that this device has left: their apps go, and come back whole if it joins again.
 pub fn leave_groups(entries: &mut Vec<Entry>, groups: &[Id]) {
     entries.retain(|e| match &e.origin {
@@ -146,14 +158,15 @@ pub fn leave_groups(entries: &mut Vec<Entry>, groups: &[Id]) {
 }
 
 /// Which entry of an app is in force: the command line's, else the device's, else that of the first group of which this device is a member.
-/// A device tombstone means "not here", also against a group.
-pub fn winner<'a>(entries: &'a [Entry], app: &Name, groups: &[Id]) -> Option<&'a Entry> {
+/// A device tombstone means "not here", also against a group, unless it was lifted.
+pub fn winner<'a>(entries: &'a [Entry], lifted: &[Name], app: &Name, groups: &[Id]) -> Option<&'a Entry> {
     let rank = |e: &Entry| match &e.origin {
         Origin::Local => Some(0),
         Origin::Device => Some(1),
         Origin::Group(g) => groups.iter().position(|x| x == g).map(|p| p + 2),
     };
-    let present = |e: &&Entry| e.app == *app && !(is_gone(e) && e.origin != Origin::Device);
+    let says_not_here = |e: &Entry| e.origin == Origin::Device && !lifted.contains(app);
+    let present = |e: &&Entry| e.app == *app && (!is_gone(e) || says_not_here(e));
     entries.iter().filter(present).filter_map(|e| rank(e).map(|r| (r, e))).min_by_key(|(r, _)| *r).map(|(_, e)| e)
 }
 
@@ -284,9 +297,12 @@ mod tests {
         let (g, h) = (Origin::Group("g".parse().unwrap()), Origin::Group("h".parse().unwrap()));
         let groups = ["h".parse().unwrap(), "g".parse().unwrap()];
         let mut all = vec![entry(g.clone(), None, None, "a", false), entry(h.clone(), None, None, "b", false)];
-        assert_eq!(winner(&all, &app, &groups).unwrap().origin, h);
+        assert_eq!(winner(&all, &[], &app, &groups).unwrap().origin, h);
         all.push(entry(Origin::Device, None, None, "c", true));
-        assert_eq!(winner(&all, &app, &groups).unwrap().origin, Origin::Device);
-        assert_eq!(winner(&all[..1], &app, &groups[..1]), None, "a group that was left has no say");
+        assert_eq!(winner(&all, &[], &app, &groups).unwrap().origin, Origin::Device);
+        assert_eq!(winner(&all, &[app.clone()], &app, &groups).unwrap().origin, h, "lifted");
+        all[2].newest.removal = false;
+        assert_eq!(winner(&all, &[app.clone()], &app, &groups).unwrap().origin, Origin::Device, "a lifted one that says something again");
+        assert_eq!(winner(&all[..1], &[], &app, &groups[..1]), None, "a group that was left has no say");
     }
 }

@@ -31,6 +31,7 @@ mod poll;
 mod report;
 pub mod requests;
 mod ring;
+pub mod rollout;
 pub mod runtime;
 mod stages;
 mod start;
@@ -45,10 +46,11 @@ pub use start::main;
 use crate::ipc::{FromAgent, Happening, LinkState, Origin, What};
 use crate::keeper::children::Agent;
 use crate::keeper::clients::{Client, Orphan};
-use crate::keeper::commands::{Obeyed, Stopped};
+use crate::keeper::commands::Obeyed;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
+use crate::keeper::desired::Entry;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::{Key, Ready, Source};
 use crate::keeper::stages::Stage;
@@ -101,8 +103,6 @@ pub struct Keeper {
     watched_until: Duration,
     /// What the running session of the link has asked.
     obeyed: Obeyed,
-    /// What commands have stopped.
-    stopped: Stopped,
     report_due: Option<Duration>,
     /// Take over the program on disk at the end of this turn.
     upgrade: bool,
@@ -131,6 +131,11 @@ impl Keeper {
     /// Time since boot.
     fn now(&self) -> Duration {
         crate::sys::time::boottime()
+    }
+
+    /// The entry of an app that is in force.
+    fn winner(&self, app: &Name) -> Option<&Entry> {
+        desired::winner(&self.desired.entries, &self.desired.beside.lifted, app, &self.ctx.settings.groups)
     }
 
     fn app(&self, name: &Name) -> Option<&App> {

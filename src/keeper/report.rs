@@ -22,7 +22,7 @@ pub fn apps(keeper: &Keeper) -> Vec<AppRow> {
     names.sort();
     names.dedup();
     let row = |name: &Name| {
-        let entry = desired::winner(&keeper.desired.entries, name, &keeper.ctx.settings.groups)?;
+        let entry = keeper.winner(name)?;
         let live = keeper.app(name).map(|a| a.live.as_slice()).unwrap_or_default();
         Some(AppRow {
             app: name.clone(),
@@ -82,7 +82,7 @@ fn stats_row(keeper: &Keeper, live: &Live) -> StatsRow {
 /// All settings in force of an app, as JSON.
 pub fn info(keeper: &Keeper, name: &Name) -> Option<String> {
     let row = apps(keeper).into_iter().find(|r| r.app == *name)?;
-    let entry = desired::winner(&keeper.desired.entries, name, &keeper.ctx.settings.groups)?;
+    let entry = keeper.winner(name)?;
     let live = keeper.app(name).map(|a| a.live.as_slice()).unwrap_or_default();
     let containers: serde_json::Map<String, serde_json::Value> =
         live.iter().map(|l| (l.key.container.to_string(), container_info(keeper, l))).collect();

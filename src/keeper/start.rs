@@ -8,7 +8,7 @@ use crate::ipc::{Happening, What};
 use crate::keeper::admit;
 use crate::keeper::adopt::{adopt, end_old_roles};
 use crate::keeper::children::Agent;
-use crate::keeper::commands::{Obeyed, Stopped};
+use crate::keeper::commands::Obeyed;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::desired;
@@ -219,7 +219,6 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         stats_due: Duration::ZERO,
         watched_until: Duration::ZERO,
         obeyed: Obeyed::default(),
-        stopped: Stopped::default(),
         report_due: None,
         upgrade: false,
         leaving: None,

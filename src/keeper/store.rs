@@ -9,6 +9,7 @@
 use crate::image::Digest;
 use crate::ipc::Origin;
 use crate::keeper::desired::Entry;
+use crate::manifest::Name;
 use crate::sys::fd::read_file;
 use crate::trust::Keyset;
 use nix::sys::statfs::{F2FS_SUPER_MAGIC, fstatfs};
@@ -48,6 +49,17 @@ pub struct Desired {
     pub entries: Vec<Entry>,
     /// Of signed documents.
     pub signed: Signed,
+    /// Beside the documents.
+    pub beside: Beside,
+}
+
+/// What is known of apps beside their documents. A record has it only where there is something to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// Apps of which the device's own topic has no say: an `inherit` was the last that came there.
+    pub lifted: Vec<Name>,
+    /// Apps and their containers that a command has stopped: another may start them again. What a person at the device has stopped, none may.
+    pub stopped: Vec<(Name, Name)>,
 }
 
 /// What must be known about signed documents. A record has it only where there is something to know.
@@ -260,8 +272,8 @@ fn file_name(digest: &Digest) -> String {
 /// The bytes of one slot.
 pub fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
     let mut body = to_bytes(&(desired.boot, &desired.entries))?;
-    if desired.signed != Signed::default() {
-        body.extend(to_bytes(&desired.signed)?);
+    if (&desired.signed, &desired.beside) != (&Signed::default(), &Beside::default()) {
+        body.extend(to_bytes(&(&desired.signed, &desired.beside))?);
     }
     if body.len() > MAX_RECORD - HEADER {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "desired state is too large to record"));
@@ -296,8 +308,8 @@ pub fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
         return None;
     }
     let ((boot, entries), rest) = postcard::take_from_bytes(body).ok()?;
-    let signed = if rest.is_empty() { Signed::default() } else { postcard::from_bytes(rest).ok()? };
-    Some((generation, Desired { boot, entries, signed }))
+    let (signed, beside) = if rest.is_empty() { Default::default() } else { postcard::from_bytes(rest).ok()? };
+    Some((generation, Desired { boot, entries, signed, beside }))
 }
 
 fn read_slot(path: &Path) -> Option<(u64, Desired)> {

@@ -3,7 +3,7 @@
 use crate::device;
 use crate::ipc::{Ack, Origin, Topic};
 use crate::keeper::Keeper;
-use crate::keeper::desired::{self, Entry};
+use crate::keeper::desired::Entry;
 use crate::keeper::report::{self, VERSION};
 use crate::keeper::trusted::Unopened;
 use crate::manifest::{Name, Target, Whom};
@@ -64,7 +64,7 @@ impl Keeper {
         let mut names: Vec<&Name> = self.desired.entries.iter().map(|e| &e.app).collect();
         names.sort();
         names.dedup();
-        let entry = |name: &&Name| desired::winner(&self.desired.entries, name, &self.ctx.settings.groups);
+        let entry = |name: &&Name| self.winner(name);
         names.iter().filter_map(|name| entry(name).map(|e| (name.to_string(), self.app_report(e)))).collect()
     }
 

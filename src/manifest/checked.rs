@@ -9,8 +9,8 @@ use super::raw::{BIND, CONTAINER, FILE, MAX_FILES, MAX_MOUNTS, TMPFS};
 use super::shape::{View, text_of};
 use super::units::{show_millis, show_size};
 use super::{
-    Body, Container, Content, Full, Image, Log, Manifest, Mount, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, Rootfs,
-    Seccomp, Security, Stdin, Stop, Target, Whom,
+    Body, Container, Content, Full, Image, Log, Manifest, Mount, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, Rollout,
+    Rootfs, Seccomp, Security, Stdin, Stop, Target, Whom,
 };
 use crate::image::{Form, Reference, Source};
 use crate::protocol::Reason;
@@ -25,7 +25,11 @@ pub fn manifest<'a>(view: View<'a>, root: &'a Node<'a>, found: &mut Vec<Found>) 
         None => None,
     };
     let not_after = view.text("not_after").and_then(exact);
-    Some(Manifest { app: view.parse("app")?, seq: view.parse("seq"), target, not_after, body })
+    let rollout = match view.node("rollout") {
+        None => None,
+        Some(node) => Some(rollout(view.object("rollout"), node, &body, found)?),
+    };
+    Some(Manifest { app: view.parse("app")?, seq: view.parse("seq"), target, not_after, rollout, body })
 }
 
 fn bad(node: &Node, message: impl Into<String>) -> Found {
@@ -46,21 +50,37 @@ pub fn target(view: View, node: &Node, found: &mut Vec<Found>) -> Option<Target>
     Some(Target { fleet: fleet?, whom: whom? })
 }
 
+fn rollout(view: View, node: &Node, body: &Body, found: &mut Vec<Found>) -> Option<Rollout> {
+    if !matches!(body, Body::Run(_)) {
+        found.push(bad(node, "is for documents with containers"));
+    }
+    let percent = view.milli("percent")?;
+    if let Some(node) = view.node("percent").filter(|_| !percent.is_multiple_of(10)) {
+        found.push(bad(node, "has at most two decimals"));
+    }
+    Some(Rollout { share: u16::try_from(percent / 10).ok()?, salt: view.text("salt").map(str::to_owned) })
+}
+
 fn body(view: View, root: &Node, found: &mut Vec<Found>) -> Option<Body> {
     let containers: Vec<_> = view.entries("containers").iter().map(|m| container(m, found)).collect();
-    match (view.flag("remove"), view.node("containers")) {
+    if let Some(node) = view.node("volumes").filter(|_| !view.flag("remove")) {
+        found.push(bad(node, "has a meaning only together with \"remove\": true"));
+    }
+    if let Some(node) = view.node("inherit").filter(|_| view.flag("inherit") && view.flag("remove")) {
+        found.push(bad(node, "lifts what the device's own topic said, also a removal").hint("leave out one of `inherit` and `remove`"));
+    }
+    match (view.flag("remove") || view.flag("inherit"), view.node("containers")) {
         (true, Some(node)) => {
-            found.push(bad(node, "a document that removes the app has no containers").hint("leave out one of `remove` and `containers`"))
+            let message = "a document that removes the app, or lifts what was said, has no containers";
+            found.push(bad(node, message).hint("leave out one of `remove`, `inherit` and `containers`"))
         }
+        (true, None) if view.flag("inherit") => return Some(Body::Inherit),
         (true, None) => return Some(Body::Remove { volumes: view.flag("volumes") }),
         // Something of another type in their place has its own fault.
         (false, None) if !matches!(root.value, Value::Object(_)) => {}
         (false, None) if view.node("remove").is_some_and(|n| !matches!(n.value, Value::Bool(_))) => {}
         (false, None) => found.push(bad(root, "the field `containers` is missing").hint("or \"remove\": true, to remove the app")),
         (false, Some(_)) => {}
-    }
-    if let Some(node) = view.node("volumes").filter(|_| !view.flag("remove")) {
-        found.push(bad(node, "has a meaning only together with \"remove\": true"));
     }
     containers.into_iter().collect::<Option<_>>().map(Body::Run)
 }

@@ -30,7 +30,7 @@ pub use raw::{MAX_CONTAINERS, MAX_FILES, MAX_MOUNTS, MAX_WORDS, SCHEMA};
 pub use render::render;
 pub use types::{
     Body, Container, Content, Full, Id, Image, Log, Manifest, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit,
-    RlimitKind, Rootfs, Seccomp, Security, Stdin, Stop, Target, Whom,
+    RlimitKind, Rollout, Rootfs, Seccomp, Security, Stdin, Stop, Target, Whom,
 };
 
 use crate::protocol::Reason;

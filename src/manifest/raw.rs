@@ -33,9 +33,20 @@ pub static MANIFEST: [Field; 10] = [
     Field::optional("containers", Kind::Map(&NAME, &Kind::Object(&CONTAINER), 1, MAX_CONTAINERS), "The containers of the app, by name."),
     Field::default("remove", Kind::Bool, "false", "The app goes (tombstone)."),
     Field::default("volumes", Kind::Bool, "false", "With `remove`: its volumes go too."),
-    Field::unbuilt("inherit", Kind::Bool, "The device's tombstone is lifted; the group's state counts again."),
-    Field::unbuilt("rollout", Kind::Any, "Which part of a group takes it."),
+    Field::default(
+        "inherit",
+        Kind::Bool,
+        "false",
+        "What the device's own topic said of the app is lifted; the group's state counts again.",
+    ),
+    Field::optional("rollout", Kind::Object(&ROLLOUT), "Which part of the devices takes it."),
     Field::optional("not_after", Kind::Text(&TIME), "From then on it is not taken any more, if the clock is known to be right."),
+];
+
+/// To which part of the devices a document goes.
+pub static ROLLOUT: [Field; 2] = [
+    Field::required("percent", Kind::Milli(0, 100_000), "Percent of the devices, with at most two decimals."),
+    Field::optional("salt", Kind::Text(&ID), "Devices stand elsewhere with another salt; the app's name if absent."),
 ];
 
 /// Whom a document is for.

@@ -3,7 +3,7 @@
 use super::calendar::show;
 use super::out::Out;
 use super::units::{show_millis, show_size};
-use super::{Body, Container, Content, Manifest, Mount, Placed, Resources, Rlimit, Target, Whom};
+use super::{Body, Container, Content, Manifest, Mount, Placed, Resources, Rlimit, Rollout, Target, Whom};
 use crate::image::Source;
 use serde::Serialize;
 use std::time::Duration;
@@ -17,6 +17,12 @@ pub fn render(manifest: &Manifest) -> String {
     top.some("seq", manifest.seq.map(Out::Whole));
     top.some("target", manifest.target.as_ref().map(target));
     top.some("not_after", manifest.not_after.map(|ms| Out::Text(show(ms))));
+    if let Some(Rollout { share, salt }) = &manifest.rollout {
+        let mut rollout = Members(vec![]);
+        rollout.put("percent", Out::Fraction(f64::from(*share) / 100.0));
+        rollout.some("salt", salt.as_ref().map(Out::text));
+        top.filled("rollout", rollout);
+    }
     match &manifest.body {
         Body::Run(containers) => {
             let entries = containers.iter().map(|c| (c.name.to_string(), container(c))).collect();
@@ -26,6 +32,7 @@ pub fn render(manifest: &Manifest) -> String {
             top.put("remove", Out::Bool(true));
             top.some("volumes", volumes.then_some(Out::Bool(true)));
         }
+        Body::Inherit => top.put("inherit", Out::Bool(true)),
     }
     Out::Object(top.0).pretty()
 }

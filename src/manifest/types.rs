@@ -156,8 +156,19 @@ pub struct Manifest {
     pub target: Option<Target>,
     /// When it expires, in milliseconds since 1970.
     pub not_after: Option<u64>,
+    /// It is for a part of the devices.
+    pub rollout: Option<Rollout>,
     /// What is wanted.
     pub body: Body,
+}
+
+/// A part of the devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollout {
+    /// How large, in hundredths of a percent: 0 to 10000.
+    pub share: u16,
+    /// What decides, together with a device's id, where it stands; the app's name if absent.
+    pub salt: Option<String>,
 }
 
 /// What a desired-state document wants.
@@ -170,6 +181,8 @@ pub enum Body {
         /// Volumes go too.
         volumes: bool,
     },
+    /// What the device's own topic said of the app counts no more; a group's document does.
+    Inherit,
 }
 
 /// One container of an app.

@@ -1,0 +1,122 @@
+//! Who wins when several documents name an app, and who waits: device and groups, removals and `inherit`, staged rollouts. On the real device.
+
+mod harness;
+
+use harness::{Device, Signal, Value, eventually, json, manifest, numbered, shell, sleeper, steadily, with};
+use std::time::Duration;
+use wherry::keeper::rollout::{WHOLE, place};
+
+fn member() -> Device {
+    Device::with(json!({"groups": ["lab"]}))
+}
+
+fn to_group(device: &Device, document: &Value) -> String {
+    let bytes = document.to_string();
+    device.broker.publish(&format!("wherry/v1/g/lab/desired/{}", document["app"].as_str().unwrap()), bytes.as_bytes(), true);
+    wherry::image::Digest::of(bytes.as_bytes()).hex().to_string()
+}
+
+fn origin(device: &Device) -> Option<String> {
+    Some(device.app("web")?["origin"].as_str()?.to_owned())
+}
+
+#[test]
+fn inherit_lifts_a_removal_and_the_groups_document_counts_again() {
+    let mut device = member();
+    device.ack(&device.publish(&json!({"wherry": 1, "app": "web", "seq": 1, "remove": true})), "removed");
+    let group = to_group(&device, &numbered("web", 100, sleeper()));
+    device.ack(&group, "held");
+    steadily(Duration::from_millis(300), "not here", || device.pid("web/main").is_none());
+    let inherit = json!({"wherry": 1, "app": "web", "seq": 2, "inherit": true});
+    device.ack(&device.publish(&inherit), "removed");
+    device.ack(&group, "running");
+    let pid = device.running("web");
+    // The broker repeats what it keeps; what was lifted stays so over a restart.
+    device.end(Signal::SIGTERM);
+    device.start();
+    device.online();
+    assert_eq!((device.running("web"), origin(&device).as_deref()), (pid, Some("group:lab")));
+    device.refused(&device.publish(&numbered("web", 1, sleeper())), "rejected", "stale");
+    device.ack(&device.publish(&json!({"wherry": 1, "app": "web", "seq": 3, "remove": true})), "removed");
+    eventually("not here again", || device.pid("web/main").is_none().then_some(()));
+}
+
+#[test]
+fn inherit_gives_the_group_back_what_the_device_had_of_its_own() {
+    let device = member();
+    let group = to_group(&device, &numbered("web", 1, shell("exec sleep 4321")));
+    device.ack(&group, "running");
+    device.deploy(&numbered("web", 1, sleeper()));
+    eventually("the device's own", || (origin(&device).as_deref() == Some("device")).then_some(()));
+    device.ack(&device.publish(&json!({"wherry": 1, "app": "web", "seq": 2, "inherit": true})), "removed");
+    eventually("the group's", || (origin(&device).as_deref() == Some("group:lab")).then_some(()));
+    let pid = device.running("web");
+    assert!(std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok());
+    device.deploy(&numbered("web", 3, sleeper()));
+    assert_eq!(origin(&device).as_deref(), Some("device"));
+}
+
+#[test]
+fn inherit_is_for_a_devices_own_topic() {
+    let device = member();
+    device.refused(&to_group(&device, &json!({"wherry": 1, "app": "web", "seq": 2, "inherit": true})), "rejected", "bad_value");
+}
+
+/// A percentage that has the device, or that has it not, by two hundredths.
+fn percent(device: &Device, inside: bool) -> f64 {
+    let place = place("web", &device.id.parse().unwrap());
+    (if inside { (place + 2).min(WHOLE) } else { place.saturating_sub(2) }) as f64 / 100.0
+}
+
+fn staged(seq: u64, percent: f64, container: Value) -> Value {
+    with(numbered("web", seq, container), json!({"rollout": {"percent": percent}}))
+}
+
+#[test]
+fn a_rollout_that_does_not_reach_the_device_is_held_and_what_runs_runs_on() {
+    let mut device = member();
+    let (inside, outside) = (percent(&device, true), percent(&device, false));
+    device.ack(&to_group(&device, &staged(1, inside, sleeper())), "running");
+    let old = device.running("web");
+    let newer = shell("exec sleep 4321");
+    let held = device.ack(&to_group(&device, &staged(2, outside, newer.clone())), "held");
+    assert_eq!(held["reason"], "policy");
+    assert!(held["detail"]["message"].as_str().unwrap().contains(" % of the devices, and this one stands at "), "{held}");
+    device.reported("held", |r| r["apps"]["web"]["state"] == "held" && r["apps"]["web"]["containers"]["main"]["state"] == "running");
+    steadily(Duration::from_millis(500), "the old one", || harness::is_alive(old));
+    device.end(Signal::SIGTERM);
+    device.start();
+    device.online();
+    assert_eq!(device.running("web"), old, "also after a restart of keeper");
+    // The same content for more devices.
+    let raised = to_group(&device, &staged(3, inside, newer.clone()));
+    device.ack(&raised, "running");
+    let new = eventually("the new one", || device.pid("web/main").filter(|pid| *pid != old));
+    for (seq, percent) in [(4, 100.0), (5, outside), (6, 0.0)] {
+        device.ack(&to_group(&device, &staged(seq, percent, newer.clone())), "running");
+        assert_eq!(device.running("web"), new, "{percent}: a changed share restarts nothing, and a smaller one takes nothing away");
+    }
+    // Without a share it is for all.
+    device.ack(&to_group(&device, &numbered("web", 7, newer)), "running");
+    assert_eq!(device.running("web"), new);
+}
+
+#[test]
+fn a_first_version_that_does_not_reach_the_device_waits_and_gets_its_end() {
+    let device = member();
+    let first = to_group(&device, &staged(1, percent(&device, false), sleeper()));
+    device.ack(&first, "held");
+    assert_eq!(device.pid("web/main"), None);
+    device.ack(&to_group(&device, &staged(2, percent(&device, true), sleeper())), "running");
+    device.ack(&first, "superseded");
+    device.ack(&to_group(&device, &json!({"wherry": 1, "app": "web", "seq": 3, "remove": true})), "removed");
+    device.ack(&to_group(&device, &staged(4, percent(&device, false), sleeper())), "held");
+}
+
+#[test]
+fn a_rollout_may_be_without_numbers() {
+    let device = member();
+    let document = |inside| with(manifest("web", sleeper()), json!({"rollout": {"percent": percent(&device, inside)}}));
+    device.ack(&to_group(&device, &document(false)), "held");
+    device.ack(&to_group(&device, &document(true)), "running");
+}
