@@ -300,9 +300,9 @@ mod tests {
         assert_eq!(winner(&all, &[], &app, &groups).unwrap().origin, h);
         all.push(entry(Origin::Device, None, None, "c", true));
         assert_eq!(winner(&all, &[], &app, &groups).unwrap().origin, Origin::Device);
-        assert_eq!(winner(&all, &[app.clone()], &app, &groups).unwrap().origin, h, "lifted");
+        assert_eq!(winner(&all, std::slice::from_ref(&app), &app, &groups).unwrap().origin, h, "lifted");
         all[2].newest.removal = false;
-        assert_eq!(winner(&all, &[app.clone()], &app, &groups).unwrap().origin, Origin::Device, "a lifted one that says something again");
+        assert_eq!(winner(&all, std::slice::from_ref(&app), &app, &groups).unwrap().origin, Origin::Device, "a lifted one that says something again");
         assert_eq!(winner(&all[..1], &[], &app, &groups[..1]), None, "a group that was left has no say");
     }
 }
