@@ -3,6 +3,7 @@
 
 use super::blame::Found;
 use super::forms::{below, capability, limit, mode, rlimit, signal};
+use super::health;
 use super::json::{Member, Node, Value};
 use super::raw::{BIND, CONTAINER, FILE, MAX_FILES, MAX_MOUNTS, TMPFS};
 use super::shape::{View, text_of};
@@ -45,6 +46,7 @@ fn target(view: View, node: &Node, found: &mut Vec<Found>) -> Option<Target> {
 
 fn body(view: View, root: &Node, found: &mut Vec<Found>) -> Option<Body> {
     let containers: Vec<_> = view.entries("containers").iter().map(|m| container(m, found)).collect();
+    health::order(view.entries("containers"), found);
     match (view.flag("remove"), view.node("containers")) {
         (true, Some(node)) => {
             found.push(bad(node, "a document that removes the app has no containers").hint("leave out one of `remove` and `containers`"))
@@ -75,6 +77,7 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
     let files = files(view, found);
     let stdin = stdin(view, found);
     let restart = restart(view.object("restart"), found);
+    let health = health::check(view, found);
     Some(Container {
         name: member.key.parse().ok()?,
         image: image?,
@@ -97,6 +100,8 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
         stop: stop(view.object("stop"))?,
         restart: restart?,
         init: view.flag("init"),
+        health: if view.node("health").is_some() { Some(health?) } else { None },
+        after: health::after(view)?,
     })
 }
 
