@@ -247,7 +247,7 @@ fn a_forbidden_edge_between_rooms_is_found_however_it_is_written() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Pure rooms
 
-const PURE: [&str; 12] = [
+const PURE: [&str; 14] = [
     "manifest",
     "config",
     "protocol",
@@ -255,6 +255,8 @@ const PURE: [&str; 12] = [
     "stats",
     "trust",
     "keeper/lifecycle",
+    "keeper/health",
+    "keeper/trial",
     "keeper/plan",
     "keeper/desired",
     "keeper/ring",

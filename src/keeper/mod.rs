@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `requests` | THE table: who may ask what, when, why it is safe |
 //! | `desired` `plan` `lifecycle` `policy` `ring` `pace` `events` | pure decisions: documents, versions, container life, what may be asked, output |
-//! | `deploy` | from a document to running containers |
+//! | `health` `trial` | pure decisions: is a container healthy; does a new version work, and in which order does it start |
+//! | `deploy` `order` | from a document to running containers; who starts when |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
-//! | `containers` `syslog` | one live container; its output to the device's log |
+//! | `containers` `checks` `syslog` | one live container; its health checks; its output to the device's log |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` `diag` | rows for people, payloads for the broker, the support bundle |
 
 mod adopt;
+mod checks;
 mod children;
 mod clients;
 mod containers;
@@ -19,7 +21,9 @@ mod deploy;
 pub mod desired;
 mod diag;
 mod events;
+mod health;
 pub mod lifecycle;
+mod order;
 mod pace;
 pub mod plan;
 mod policy;
@@ -32,6 +36,7 @@ mod stages;
 mod start;
 pub mod store;
 mod syslog;
+mod trial;
 mod unsaved;
 mod wire;
 
@@ -190,6 +195,9 @@ impl Keeper {
             Source::ExecLaunchExit(id) => self.on_exec_launcher_exit(id),
             Source::ExecExit(id) => self.on_exec_exit(id),
             Source::Orphan(pid) => self.on_orphan_exit(pid),
+            Source::Check(key) => self.with(&key, |l, ctx, now| l.on_check(ctx, now)),
+            Source::CheckLaunchExit(key) => self.with(&key, |l, ctx, now| l.on_check_launcher_exit(ctx, now)),
+            Source::CheckExit(key) => self.with(&key, |l, ctx, now| l.on_check_exit(ctx, now)),
         }
     }
 
@@ -387,7 +395,8 @@ impl Keeper {
 
     fn may_leave(&self, leaving: &Leaving) -> bool {
         let now = self.now();
-        let gone = !leaving.containers || self.apps.iter().all(|a| a.live.is_empty());
+        // A launch that is about to end may still hold a FIFO, which keeps the runtime directory busy.
+        let gone = !leaving.containers || (self.apps.iter().all(|a| a.live.is_empty()) && self.ctx.dead().next().is_none());
         // One that was only just started does not know yet whom to say goodbye to.
         (gone && (self.agent.pid().is_none() || now >= leaving.goodbye)) || now >= leaving.deadline
     }
