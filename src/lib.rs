@@ -15,6 +15,7 @@
 //! | [`finish`] | inside stage, once unpack is dead | root | whiteouts, opaque marks, the rename that makes a layer |
 //! | [`launch`] | per start | root, own mount namespace | mounts and clones pid 1 as keeper's child, then is gone |
 //! | [`init`] | pid 1 of a container | the container's, less | reaps, forwards signals, carries the bytes of a console, writes the exit record |
+//! | [`probe`] | per tcp or http health check | own user, the container's network, no capabilities, system call filter | connects, asks, reads one line |
 //! | [`cli`] | on demand | the caller's | the local command line |
 //!
 //! `stage` stands between keeper and hash/unpack because planning an image means waiting for one process after the other: in keeper it would be a
@@ -24,7 +25,8 @@
 //!
 //! 1. Unsafe code stands only in [`sys`], each block with a SAFETY sentence.
 //! 2. `agent` names nothing of `container cgroup keeper launch`; `keeper` names nothing of `agent`, MQTT, TLS, HTTP, archives.
-//! 3. `manifest config protocol trust stats` and keeper's `desired plan lifecycle policy ring pace` do no input or output and never read a clock.
+//! 3. `manifest config protocol trust stats` and keeper's `desired plan lifecycle health trial policy admission rollout ring pace` do no input or output and
+//!    never read a clock.
 //! 4. Everything read from a process, a file or the network has a written maximum.
 //! 5. Keeper never waits for a less trusted process: sockets do not block, queues are bounded, who does not keep up is ended.
 //! 6. No container exists unrecorded: its pid is on record before pid 1 gets `Go`; without it, pid 1 exits by itself.
@@ -43,6 +45,7 @@ pub mod unpack;
 pub mod finish;
 pub mod launch;
 pub mod init;
+pub mod probe;
 pub mod cli;
 
 // ---- meaning: pure types and decisions, no input, no output, no clock ----

@@ -15,6 +15,7 @@ const ROLES: &[(&str, Role)] = &[
     ("hash", |_| wherry::hash::main()),
     ("unpack", |_| wherry::unpack::main()),
     ("launch", |_| wherry::launch::main()),
+    ("probe", |_| wherry::probe::main()),
 ];
 
 fn main() -> ExitCode {

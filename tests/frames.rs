@@ -21,15 +21,15 @@ use wherry::ipc::{
     Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent, ToLaunch, ToStage, Topic, Transfer, TrustReport, TrustedKey, Way,
     What, Wish, decode, encode,
 };
-use wherry::keeper::desired::{Entry, Version};
+use wherry::keeper::desired::{Beside, Entry, Version};
 use wherry::keeper::lifecycle::{Event, Life, Rules};
 use wherry::keeper::plan::Ready;
 use wherry::keeper::runtime::{self, Phase, Record};
-use wherry::keeper::store::{self, Beside, Desired, Signed};
+use wherry::keeper::store::{self, Desired, Signed};
 use wherry::manifest::{
     Content, Full, Id, Log, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stdin, Stop, Whom,
 };
-use wherry::protocol::{ContainerState, Reason, State};
+use wherry::protocol::{ContainerState, Health, Reason, State};
 use wherry::stats::{Psi, Sample};
 use wherry::sys::process::Ended;
 use wherry::trust::{Grant, Keyset, Kind};
@@ -118,6 +118,9 @@ fn ready() -> Ready {
         },
         log: Log { ring: 64 << 10, full: Full::Block, syslog: Some(true) },
         network: true,
+        // Neither is on record.
+        health: None,
+        after: Vec::new(),
     }
 }
 
@@ -180,6 +183,7 @@ fn app_row() -> AppRow {
         last_exit: Some(Ended::Signal(9)),
         missing: vec![("memory.high".into(), "cgroup v1".into())],
         error: None,
+        health: Some(Health::Healthy),
     };
     let (origin, sha256) = (Origin::Group(id("lab")), digest("document"));
     AppRow { app: name("web"), origin, seq: Some(7), sha256, state: State::Running, overridden: true, containers: vec![container] }
@@ -499,7 +503,8 @@ fn messages_of_stage_and_launch_keep_their_bytes() {
     let job = ExecJob { pid: 4711, spec: spec(), layout: layout(), group: "wherry/web/main".into(), args: exec_args() };
     let start = ToLaunch::Start { spec: Box::new(spec()), wiring: Box::new(wiring()) };
     let copy = ToLaunch::Copy { job: Box::new(job.clone()), what: copying() };
-    check("to-launch", vec![start, ToLaunch::Exec(Box::new(job)), ToLaunch::Go, copy]);
+    let look = ToLaunch::Look { job: Box::new(job.clone()), path: "/run/up".into() };
+    check("to-launch", vec![start, ToLaunch::Exec(Box::new(job)), ToLaunch::Go, copy, look]);
     let missing = vec![("memory.high".into(), "cgroup v1".into())];
     check("from-launch", vec![FromLaunch::Cloned { pid: 4711, missing }, FromLaunch::Failed(failure())]);
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use wherry::manifest::{self, Body, Content, Faults, MAX_PAYLOAD, Manifest, Mount, RestartPolicy, Seccomp};
+use wherry::manifest::{self, Body, Check, Content, Faults, How, MAX_PAYLOAD, Manifest, Mount, Peer, RestartPolicy, Seccomp};
 use wherry::protocol::{Detail, Reason};
 
 fn files(dir: &str) -> Vec<PathBuf> {
@@ -104,6 +104,28 @@ fn absent_fields_have_the_documented_defaults() {
     assert_eq!((c.network, c.security.seccomp), (manifest::Network::None, Seccomp::Default));
     assert!(c.init && c.security.no_new_privileges && c.command.is_none() && c.args.is_none());
     assert_eq!(c.resources, manifest::Resources::default());
+}
+
+#[test]
+fn health_checks_arrive_with_their_values_and_defaults() {
+    let Body::Run(containers) = parsed(&good("health_and_order")).body else { panic!() };
+    let check = |name: &str| containers.iter().find(|c| c.name.as_str() == name).unwrap().health.clone().unwrap();
+    let millis = |c: &Check| [c.start_period, c.interval, c.timeout].map(|t| t.as_millis());
+    let db = check("db");
+    assert_eq!((millis(&db), db.retries), ([60_000, 10_000, 2500], 5));
+    assert_eq!(db.how, How::Exec(["/bin/ready", "--as", "${container.name}"].map(String::from).to_vec()));
+    let cache = check("cache");
+    assert_eq!((millis(&cache), cache.retries), ([0, 30_000, 5000], 3));
+    assert_eq!(cache.how, How::Tcp(Peer { address: None, port: 6379 }));
+    let local = |port| Peer { address: Some(std::net::Ipv6Addr::LOCALHOST.into()), port };
+    assert_eq!(check("api").how, How::Http { peer: local(8080), path: "/up?deep=1".into(), status: Some(204) });
+    assert_eq!(check("proxy").how, How::Tcp(local(443)));
+    assert_eq!(check("web").how, How::Http { peer: Peer { address: None, port: 80 }, path: "/".into(), status: None });
+    assert_eq!(check("job").how, How::File("/run/job.ready".into()));
+    let after: Vec<_> = containers.iter().map(|c| c.after.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(after, ["", "", "db cache", "api", "api proxy", "db", ""]);
+    let Some(How::Exec(words)) = expanded(&good("health_and_order"), &[]).unwrap().health.map(|c| c.how) else { panic!() };
+    assert_eq!(words[2], "db", "variables");
 }
 
 #[test]

@@ -63,18 +63,22 @@ fn the_committed_programs_are_what_libseccomp_makes() {
     assert!(differing.is_empty(), "libseccomp {version:?} makes other programs than {differing:#?}\nwrite them again with WHERRY_BLESS=1");
 }
 
+fn profiles() -> impl Iterator<Item = &'static Profile> {
+    std::iter::once(&DEFAULT).chain(Role::ALL.map(Role::profile))
+}
+
 #[test]
 fn every_name_is_one_that_libseccomp_knows() {
     let old = !libseccomp::check_version(libseccomp::ScmpVersion::from((2, 6, 0))).expect("a version");
     assert!(!old, "libseccomp before 2.6.0 lacks names that the profile uses");
-    for profile in [&DEFAULT, Role::Agent.profile(), Role::Hash.profile(), Role::Unpack.profile()] {
+    for profile in profiles() {
         assert_eq!(unknown_names(profile), Vec::<&str>::new());
     }
 }
 
 #[test]
 fn no_call_has_two_answers() {
-    for profile in [&DEFAULT, Role::Agent.profile(), Role::Hash.profile(), Role::Unpack.profile()] {
+    for profile in profiles() {
         for caps in [0, !0, DOCKER_CAPS, ADMIN] {
             one_answer_each(profile, caps);
         }

@@ -247,7 +247,7 @@ fn a_forbidden_edge_between_rooms_is_found_however_it_is_written() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Pure rooms
 
-const PURE: [&str; 12] = [
+const PURE: [&str; 16] = [
     "manifest",
     "config",
     "protocol",
@@ -255,11 +255,15 @@ const PURE: [&str; 12] = [
     "stats",
     "trust",
     "keeper/lifecycle",
+    "keeper/health",
+    "keeper/trial",
     "keeper/plan",
     "keeper/desired",
     "keeper/ring",
     "keeper/pace",
     "keeper/admission",
+    "keeper/policy",
+    "keeper/rollout",
 ];
 const EFFECTS: [&str; 6] = ["std::fs", "std::net", "std::process", "std::env", "std::os::unix::net", "tokio"];
 /// Parts of std::net that are values, not sockets.

@@ -39,6 +39,7 @@ fn state(c: &ContainerRow) -> String {
     match (c.state, c.last_exit) {
         (S::Exited | S::Failed | S::Restarting, Some(Ended::Code(n))) => format!("{} ({n})", c.state),
         (S::Exited | S::Failed | S::Restarting, Some(Ended::Signal(n))) => format!("{} (signal {n})", c.state),
+        (S::Running, _) => c.health.map_or_else(|| c.state.to_string(), |health| format!("{} ({health})", c.state)),
         _ => c.state.to_string(),
     }
 }
@@ -67,7 +68,7 @@ pub fn app_json(a: &AppRow) -> Value {
 fn container_json(c: &ContainerRow) -> Value {
     json!({
         "name": c.name, "state": c.state, "pid": c.pid, "uptime_s": c.uptime_s, "restarts": c.restarts, "image": c.image,
-        "digest": c.digest, "last_exit": c.last_exit.map(ended), "error": c.error,
+        "digest": c.digest, "last_exit": c.last_exit.map(ended), "error": c.error, "health": c.health,
         "missing": c.missing.iter().map(|(what, why)| (what.clone(), Value::from(why.as_str()))).collect::<serde_json::Map<_, _>>(),
     })
 }
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
     use crate::image::Digest;
     use crate::ipc::Origin;
-    use crate::protocol::{ContainerState, State};
+    use crate::protocol::{ContainerState, Health, State};
 
     fn apps() -> Vec<AppRow> {
         let container = |name: &str, state, last_exit, error: Option<&str>| ContainerRow {
@@ -128,6 +129,7 @@ mod tests {
             last_exit,
             missing: vec![("memory.high".into(), "cgroup v1".into())],
             error: error.map(str::to_owned),
+            health: (state == ContainerState::Running).then_some(Health::Healthy),
         };
         let app = |name: &str, overridden, containers| AppRow {
             app: name.parse().unwrap(),
@@ -157,7 +159,7 @@ mod tests {
 APP    CONTAINER   STATE               UP      RESTARTS   IMAGE
 gone   -           running             -       -          -
 web*   db          failed (signal 9)   -       2          oci:/srv/web
-web*   nginx       running             1h 2m   2          oci:/srv/web
+web*   nginx       running (healthy)   1h 2m   2          oci:/srv/web
 web/db: killed\\u{7}
 web/db: no memory.high: cgroup v1
 web/nginx: no memory.high: cgroup v1
@@ -171,6 +173,7 @@ web/nginx: no memory.high: cgroup v1
         assert_eq!((&v["origin"], &v["state"], &v["seq"]), (&json!("local"), &json!("running"), &json!(7)));
         assert_eq!(v["containers"][0]["last_exit"], json!({"signal": 9}));
         assert_eq!(v["containers"][0]["missing"]["memory.high"], "cgroup v1");
+        assert_eq!((&v["containers"][0]["health"], &v["containers"][1]["health"]), (&Value::Null, &json!("healthy")));
     }
 
     #[test]

@@ -145,7 +145,8 @@ program cannot be run, 127 when it is not there.",
         line: "bring an app to what a manifest says",
         text: "\
 FILE is a manifest or a tombstone of at most 32 KiB; - is standard input. It is checked here first. Each step is shown
-until the app runs, or is rejected or failed, with the reason's word in parentheses. What ran before then runs still.
+until the app runs, or is rejected or failed, with the reason's word in parentheses. What ran before then runs still, or
+again: a new version is on trial until its containers are healthy or, without a health check, have run for three seconds.
 With --json, each step is one JSON document on its own line.",
         options: &[flag(None, "no-wait", "return as soon as keeper has accepted it")],
         examples: &[
@@ -253,12 +254,12 @@ container, time, text (bytes that are not UTF-8 become U+FFFD) and lost.",
     Verb {
         name: "events",
         synopsis: "[--past] [--since TIME] [APP]",
-        line: "show what happens: starts, ends, restarts, deployments, the link",
+        line: "show what happens: starts, ends, restarts, health, deployments, the link",
         text: "\
 Shows the last events that keeper has in memory, then each one as it happens, until interrupted. Events before keeper's start
 are not known. Who reads too slowly is told how many were lost. With APP, only what happens to that app and its containers.
 With --json, each event is one JSON document on its own line: what is keeper, link, agent, app, image, adopted, started,
-stopping, exited, restarting, failed, or oom (the kernel killed a process for lack of memory); ended says how.",
+stopping, exited, restarting, failed, health, or oom (the kernel killed a process for lack of memory); ended says how.",
         options: &[
             flag(None, "past", "only what has happened: do not wait for more"),
             value(None, "since", "TIME", "only what is not older, such as 10m"),

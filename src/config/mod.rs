@@ -115,6 +115,7 @@ pub struct Users {
     pub agent: u32,
     pub hash: u32,
     pub unpack: u32,
+    pub probe: u32,
 }
 
 /// Bounds on images and output.
@@ -248,10 +249,11 @@ static TLS: [Field; 3] = [
     Field::optional("key", Kind::Text(&PATH), "The key to it (PEM)."),
 ];
 
-static USERS: [Field; 3] = [
+static USERS: [Field; 4] = [
     Field::default("agent", Kind::Whole(1, MAX_UID), "65501", "Talks to the network."),
     Field::default("hash", Kind::Whole(1, MAX_UID), "65502", "Computes digests of images."),
     Field::default("unpack", Kind::Whole(1, MAX_UID), "65503", "Unpacks images."),
+    Field::default("probe", Kind::Whole(1, MAX_UID), "65504", "Checks the health of containers by TCP and HTTP."),
 ];
 
 static SYSLOG: [Field; 2] = [
@@ -337,7 +339,12 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
         secrets_dir,
         trust_dir,
         variables: view.entries("variables").iter().filter_map(|m| Some((m.key.to_string(), m.value.text()?.to_owned()))).collect(),
-        users: Users { agent: users.parse("agent")?, hash: users.parse("hash")?, unpack: users.parse("unpack")? },
+        users: Users {
+            agent: users.parse("agent")?,
+            hash: users.parse("hash")?,
+            unpack: users.parse("unpack")?,
+            probe: users.parse("probe")?,
+        },
         limits: Limits {
             max_image_bytes: limits.size("max_image_bytes")?,
             max_image_inodes: limits.parse("max_image_inodes")?,
@@ -409,7 +416,7 @@ fn out_of_reach(view: View, own: &[&str], import_dirs: &[String], found: &mut Ve
 
 /// Two processes of one user could trace and signal each other.
 fn distinct(users: View, found: &mut Vec<Found>) {
-    let names = ["agent", "hash", "unpack"];
+    let names = ["agent", "hash", "unpack", "probe"];
     for (i, name) in names.iter().enumerate() {
         let same = names.iter().enumerate().any(|(j, other)| j != i && users.text(other) == users.text(name));
         if let Some(node) = users.node(name).filter(|_| same) {
@@ -478,7 +485,7 @@ mod tests {
         assert_eq!((s.device, s.root.as_str(), s.cgroup.as_str(), s.interval_s), (None, "wherry", "wherry", 60));
         assert_eq!((s.data_dir.as_str(), s.run_dir.as_str()), ("/var/lib/wherry", "/run/wherry"));
         assert_eq!(s.import_dirs, ["/var/lib/wherry/import"]);
-        assert_eq!((s.users.agent, s.users.hash, s.users.unpack), (65501, 65502, 65503));
+        assert_eq!((s.users.agent, s.users.hash, s.users.unpack, s.users.probe), (65501, 65502, 65503, 65504));
         assert_eq!((s.limits.max_image_bytes, s.limits.max_image_inodes, s.limits.fetch_timeout_s), (512 << 20, 100_000, 600));
         assert_eq!(s.log_level, log::LevelFilter::Info);
         assert!(s.groups.is_empty() && s.brokers.is_empty() && s.bind_sources.is_empty() && s.variables.is_empty());

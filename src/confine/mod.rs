@@ -1,12 +1,12 @@
 //! System call filters for our own less trusted roles: allow-lists, made and committed like the containers' profile.
 //!
-//! hash and unpack touch hostile bytes with code whose every call we know: anything else ends the process by SIGSYS, which
+//! hash, unpack and probe touch hostile bytes with code whose every call we know: anything else ends the process by SIGSYS, which
 //! keeper sees as the role's exit status. agent runs libraries that probe: an unknown call gets ENOSYS, and only what no
 //! honest network client does ends it.
 
 mod roles;
 
-pub use roles::{AGENT, HASH, UNPACK};
+pub use roles::{AGENT, HASH, PROBE, UNPACK};
 
 use crate::container::seccomp::Profile;
 use std::io;
@@ -20,11 +20,13 @@ pub enum Role {
     Hash,
     /// Makes files of every kind but device nodes; no new sockets, no processes.
     Unpack,
+    /// Connects by TCP, reads, writes, exits.
+    Probe,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 3] = [Self::Agent, Self::Hash, Self::Unpack];
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Hash, Self::Unpack, Self::Probe];
 
     /// What committed programs are called: `<name>-<architecture>.bpf`.
     pub const fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Role {
             Self::Agent => "agent",
             Self::Hash => "hash",
             Self::Unpack => "unpack",
+            Self::Probe => "probe",
         }
     }
 
@@ -41,6 +44,7 @@ impl Role {
             Self::Agent => &AGENT,
             Self::Hash => &HASH,
             Self::Unpack => &UNPACK,
+            Self::Probe => &PROBE,
         }
     }
 }
@@ -70,6 +74,7 @@ pub const fn program(role: Role) -> &'static [u8] {
         Role::Agent => committed!("agent"),
         Role::Hash => committed!("hash"),
         Role::Unpack => committed!("unpack"),
+        Role::Probe => committed!("probe"),
     }
 }
 

@@ -101,6 +101,26 @@ pub const AGENT: Profile = Profile {
     ],
 };
 
+/// probe: one TCP connection to a server in a container, and a report to keeper.
+pub const PROBE: Profile = Profile {
+    default: Answer::Kill,
+    rules: &[
+        Rule::allow(&["read", "readv", "write", "writev", "close", "poll", "ppoll", "ppoll_time64"]),
+        Rule::allow(&["send", "sendto", "recv", "recvfrom", "connect", "getsockopt"]),
+        // As hash.
+        Rule::allow(&["fcntl", "fcntl64"]).when(1, low(1)),
+        // INET and INET6, each with its own protocol for a type: no SCTP or MPTCP.
+        Rule::allow(&["socket"]).when(0, Test::Equals(2)).when(2, low(0)),
+        Rule::allow(&["socket"]).when(0, Test::Equals(10)).when(2, low(0)),
+        MEMORY,
+        NO_NEW_CODE,
+        LIFE,
+        ABORT,
+        ABORT_IN_GROUP,
+        CLOCK,
+    ],
+};
+
 const READ_ONLY: Test = Test::Masked { mask: 0o3 | O_CREAT | O_TRUNC, value: 0 };
 const WRITE_ONLY: Test = Test::Masked { mask: 0o3, value: 1 };
 const READ_WRITE: Test = Test::Masked { mask: 0o3, value: 2 };

@@ -138,6 +138,8 @@ mod tests {
             stop: Stop { signal: None, timeout: Duration::from_secs(10) },
             restart: Restart { policy: RestartPolicy::No, delay: Duration::from_secs(1), max_delay: Duration::from_secs(1) },
             init: true,
+            health: None,
+            after: Vec::new(),
         }
     }
 

@@ -535,6 +535,8 @@ pub enum What {
     Failed,
     /// The kernel killed a process of a container for lack of memory.
     Oom,
+    /// A container's health check says otherwise than before.
+    Health,
 }
 
 impl std::fmt::Display for What {
@@ -654,6 +656,8 @@ pub struct ContainerRow {
     pub missing: Vec<(String, String)>,
     /// The sentence of its last failure.
     pub error: Option<String>,
+    /// How it is, if it runs and has a health check.
+    pub health: Option<crate::protocol::Health>,
 }
 
 /// Output of a container.
@@ -829,6 +833,13 @@ pub enum ToLaunch {
         job: Box<ExecJob>,
         /// What.
         what: Copying,
+    },
+    /// Look for a path in a running container, by a process of ours in it, which ends with 0 if something is there. Descriptors as for `Exec`.
+    Look {
+        /// As for a program, which this stands for.
+        job: Box<ExecJob>,
+        /// Absolute path in the container.
+        path: String,
     },
 }
 

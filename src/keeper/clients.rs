@@ -3,7 +3,7 @@
 mod orphans;
 mod output;
 
-pub use orphans::Orphan;
+pub use orphans::{Orphan, kill_session};
 
 use crate::container::console::{Frame, MAX_DATA};
 use crate::image::Digest;
@@ -412,7 +412,12 @@ impl Keeper {
             }
             if hand != Hand::Stop {
                 (live.failure, live.begun) = (None, live.begun && live.life.is_up());
-                live.event(ctx, Event::Start, now);
+                // One alone is started at once, whoever it would wait for.
+                if scope.container.is_none() && live.life.is_over() {
+                    live.wanted = true;
+                } else {
+                    live.event(ctx, Event::Start, now);
+                }
             }
         }
         Some(names)
@@ -474,7 +479,7 @@ impl Keeper {
 
     fn answer_for(&mut self, id: u64, scope: &Scope) -> Option<Reply> {
         let live = self.in_scope(scope);
-        let gone = live.iter().all(|l| l.life.is_over() && l.pid().is_none());
+        let gone = live.iter().all(|l| l.life.is_over() && l.pid().is_none() && !l.wanted);
         let failed = live.iter().find_map(|l| l.failure.clone().filter(|_| l.life.state == ContainerState::Failed || !l.life.is_up()));
         let up = live.iter().all(|l| l.life.state == ContainerState::Running);
         let last = live.first().and_then(|l| l.life.last_exit);

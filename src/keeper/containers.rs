@@ -5,6 +5,7 @@ use crate::container::console::Frame;
 use crate::container::{Wiring, rlimits};
 use crate::image::Digest;
 use crate::ipc::{Conn, ContainerRow, Failure, FromLaunch, ToLaunch, What};
+use crate::keeper::checks::Checkup;
 use crate::keeper::context::Context;
 use crate::keeper::lifecycle::{Action, Event, Life};
 use crate::keeper::pace::{self, Pace};
@@ -83,6 +84,10 @@ pub struct Live {
     pub failure: Option<Failure>,
     /// Its payload was exec'd at least once since the document came.
     pub begun: bool,
+    /// It is to be started as soon as those that it waits for let it.
+    pub wanted: bool,
+    /// Its health.
+    pub checkup: Checkup,
     /// It ended by itself while no keeper was there to see it, and its restart policy has decided.
     pub finished: bool,
     missing: Vec<(String, String)>,
@@ -121,6 +126,8 @@ impl Live {
             life: Life::default(),
             failure: None,
             begun: false,
+            wanted: false,
+            checkup: Checkup::default(),
             finished: false,
             missing: Vec::new(),
             group,
@@ -164,12 +171,23 @@ impl Live {
     /// Its processes that are ours to wait for.
     pub fn processes(&self) -> impl Iterator<Item = i32> {
         let launcher = self.launching.as_ref().and_then(|l| l.launcher.as_ref()).map(|(child, _)| child.pid);
-        self.pid().into_iter().chain(launcher)
+        let [check, its] = self.checkup.processes();
+        [self.pid(), launcher, check, its].into_iter().flatten()
     }
 
     /// Its launch may have a child that it has not named yet.
     pub fn is_cloning(&self) -> bool {
+        self.waits_for_name() || self.checkup.is_cloning()
+    }
+
+    fn waits_for_name(&self) -> bool {
         self.launching.is_some() && self.process.is_none()
+    }
+
+    /// Its pid 1 has not been waited for, so that its number is still its own.
+    pub fn is_there(&self) -> io::Result<()> {
+        let process = self.process.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        pidfd_send(&process.pidfd, 0)
     }
 
     /// Its control group.
@@ -190,12 +208,15 @@ impl Live {
     /// When [`Live::tick`] is wanted.
     pub fn due(&self) -> Option<Duration> {
         let launch = self.launching.as_ref().map(|l| l.deadline);
-        [self.life.due(), self.relaunch, launch].into_iter().flatten().min()
+        [self.life.due(), self.relaunch, launch, self.checkup.due()].into_iter().flatten().min()
     }
 
     /// Something happened: the table decides, this does it.
     pub fn event(&mut self, ctx: &mut Context, event: Event, now: Duration) {
         let before = self.life.state;
+        if matches!(event, Event::Start | Event::Stop) {
+            self.wanted = false;
+        }
         match self.life.step(event, &self.ready.rules, now) {
             Some(Action::Launch) => self.launch(ctx, now),
             Some(Action::Signal) => self.signal(),
@@ -211,6 +232,7 @@ impl Live {
         if before != self.life.state {
             ctx.dirty = true;
             self.begun |= self.life.state == ContainerState::Running;
+            self.watch_health(ctx, now);
             self.record(ctx);
         }
     }
@@ -262,15 +284,21 @@ impl Live {
         if self.life.due().is_some_and(|due| now >= due) {
             self.event(ctx, Event::Tick, now);
         }
+        self.mind_health(ctx, now);
     }
 
     // ---- start ----
 
-    fn launch(&mut self, ctx: &mut Context, now: Duration) {
+    /// Becomes what it is replaced by.
+    pub fn become_next(&mut self) {
         if let Some(next) = self.next.take() {
             self.ready = next;
             self.ring.set_rule(self.ready.log.clone());
         }
+    }
+
+    fn launch(&mut self, ctx: &mut Context, now: Duration) {
+        self.become_next();
         // Counters are totals since the start: a new run has a new group.
         if self.unclean && !self.try_clean(ctx) {
             self.relaunch = Some(now + CLEAN_RETRY);
@@ -415,7 +443,7 @@ impl Live {
         }
         // What it said last is still in the socket. A clone that it did not come to name holds the other end too, and waits for us.
         self.on_launch(ctx, now);
-        if self.is_cloning() {
+        if self.waits_for_name() {
             self.on_launch_end(ctx, now);
         }
     }
@@ -549,7 +577,7 @@ impl Live {
     // ---- live change ----
 
     /// Sets new limits on the running group.
-    pub fn update(&mut self, ctx: &Context, ready: Ready) -> Result<(), Failure> {
+    pub fn update(&mut self, ctx: &mut Context, ready: Ready, now: Duration) -> Result<(), Failure> {
         if self.process.is_some() {
             let set = self.group(ctx).update(&ready.spec.resources);
             let missing =
@@ -562,14 +590,18 @@ impl Live {
                 (self.failure, self.begun) = (None, true);
             }
         }
-        self.keep(ctx, ready);
+        self.keep(ctx, ready, now);
         Ok(())
     }
 
     /// Takes over rules that no process can notice.
-    pub fn keep(&mut self, ctx: &Context, ready: Ready) {
+    pub fn keep(&mut self, ctx: &mut Context, ready: Ready, now: Duration) {
         self.ring.set_rule(ready.log.clone());
+        let other = self.ready.health != ready.health;
         (self.ready, self.next, self.doomed) = (ready, None, false);
+        if other {
+            self.watch_health(ctx, now);
+        }
         self.record(ctx);
     }
 
@@ -721,6 +753,7 @@ impl Live {
             last_exit: self.life.last_exit,
             missing: self.missing.clone(),
             error: self.failure.as_ref().map(|f| f.message.clone()),
+            health: self.health().filter(|_| self.life.state == ContainerState::Running),
         }
     }
 }

@@ -9,10 +9,12 @@ use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
 use crate::keeper::lifecycle::{Event, Rules};
+use crate::keeper::order;
 use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::poll::Key;
 use crate::keeper::rollout;
 use crate::keeper::store::Purpose;
+use crate::keeper::trial::{self, Finding};
 use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Target, Whom};
 use crate::protocol::{ContainerState, Reason, State};
 use crate::trust::Grant;
@@ -38,6 +40,8 @@ pub struct Work {
     containers: Vec<Container>,
     /// Image work failed; try again then (only for [`Aim::Restore`]).
     retry: Option<Duration>,
+    /// When the new version's trial is looked at again, by time alone.
+    trial: Option<Duration>,
     /// Downloads for it that ended with the agent.
     lost: u32,
 }
@@ -56,6 +60,7 @@ enum Aim {
 enum Phase {
     Fetching,
     Starting,
+    Testing,
 }
 
 /// How long until an image that was there before is looked for again.
@@ -73,12 +78,17 @@ impl App {
 
 impl Work {
     fn new(origin: Origin, version: Version, aim: Aim) -> Self {
-        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None, lost: 0 }
+        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None, trial: None, lost: 0 }
     }
 
     /// When it wants to be carried on without any other event.
     pub fn due(&self) -> Option<Duration> {
-        self.retry
+        self.retry.into_iter().chain(self.trial).min()
+    }
+
+    /// The new version is to show that it works.
+    pub fn is_trial(&self) -> bool {
+        self.aim == Aim::Deploy && self.phase != Phase::Fetching
     }
 }
 
@@ -325,12 +335,10 @@ impl Keeper {
         for live in app.live.iter_mut().filter(|l| l.next.is_some() && l.is_gone()) {
             // A replaced container is a new one: its restarts start over.
             live.life = crate::keeper::lifecycle::Life::default();
-            if held.contains(&live.key.container) {
-                live.ready = live.next.take().unwrap_or_else(|| live.ready.clone());
-            } else {
-                live.event(ctx, Event::Start, now);
-            }
+            live.become_next();
+            live.wanted = !held.contains(&live.key.container);
         }
+        order::start_wanted(app, ctx, &held, now);
         app.live.retain(|l| {
             let gone = l.doomed && l.is_gone();
             if gone && let Err(e) = ctx.runtime.forget(&l.key) {
@@ -340,6 +348,7 @@ impl Keeper {
             !gone
         });
         self.advance(name, now);
+        self.restart_unhealthy(name, now);
         self.drop_if_empty(name);
         self.answer_waiting(name);
     }
@@ -364,7 +373,7 @@ impl Keeper {
                 self.set_phase(name, Phase::Starting);
                 self.settle(name);
             }
-            (Aim::Remove, Phase::Starting) => self.finish_removal(name),
+            (Aim::Remove, _) => self.finish_removal(name),
             // What is found in the store now could be gone a moment later. A version restored is one that is being kept.
             (Aim::Deploy, Phase::Fetching) if self.is_collecting() => {}
             (_, Phase::Fetching) if work.retry.is_none_or(|due| now >= due) => {
@@ -376,7 +385,7 @@ impl Keeper {
                     self.fail(name, f);
                 }
             }
-            (Aim::Deploy, Phase::Starting) => self.watch_start(name),
+            (Aim::Deploy, _) => self.watch_trial(name, now),
             _ => {}
         }
     }
@@ -514,6 +523,7 @@ impl Keeper {
         let app = &mut apps[i];
         // What ended while no keeper was there has run: recovery alone is no reason to run it once more.
         let restoring = app.work.as_ref().is_some_and(|w| w.aim == Aim::Restore);
+        let deploying = app.work.as_ref().is_some_and(|w| w.aim == Aim::Deploy);
         let old: Vec<Ready> = app.live.iter().map(|l| l.next.clone().unwrap_or_else(|| l.ready.clone())).collect();
         for (container, change) in plan::changes(&old, &wanted) {
             let ready = wanted.iter().find(|r| r.name == container).cloned();
@@ -522,22 +532,24 @@ impl Keeper {
                 (Change::Start, _, Some(ready)) => {
                     let key = Key { app: name.clone(), container: container.clone() };
                     let mut live = Live::new(ctx, key, ready, manifest.unwrap_or(Digest::of(b"")));
-                    if !held.contains(&container) {
-                        live.event(ctx, Event::Start, now);
-                    }
+                    live.wanted = !held.contains(&container);
                     app.live.push(live);
                 }
                 (Change::Keep | Change::Update, Some(live), Some(ready)) => {
+                    // Also of this very document, whose deployment an earlier keeper had begun.
+                    let known = restoring || manifest == Some(live.manifest);
                     live.manifest = manifest.unwrap_or(live.manifest);
-                    if let Err(f) = live.update(ctx, ready) {
+                    if let Err(f) = live.update(ctx, ready, now) {
                         (live.failure, live.begun) = (Some(f), false);
                     }
-                    let has_run = restoring && live.finished && live.life.state == ContainerState::Exited;
-                    // One that is still being stopped starts again once it is gone.
-                    let down = live.life.state == ContainerState::Stopping || live.life.is_over();
+                    let has_run = known && live.finished && live.life.state == ContainerState::Exited;
+                    // One that is still being stopped starts again once it is gone; a crash loop of before gets its chance with the new document.
+                    let looping = deploying && live.life.state == ContainerState::Restarting;
+                    let down = live.life.state == ContainerState::Stopping || live.life.is_over() || looping;
                     if !held.contains(&container) && down && !has_run {
                         (live.begun, live.failure) = (false, None);
-                        live.event(ctx, Event::Start, now);
+                        live.life.forgive();
+                        live.wanted = true;
                     }
                 }
                 (Change::Replace, Some(live), Some(ready)) => {
@@ -552,6 +564,7 @@ impl Keeper {
                 _ => {}
             }
         }
+        order::start_wanted(app, ctx, &held, now);
         ctx.dirty = true;
     }
 
@@ -559,8 +572,8 @@ impl Keeper {
         self.winner(name).map(|e| e.held.clone()).unwrap_or_default()
     }
 
-    /// A deployment succeeds when every payload was exec'd, and fails when one could not be.
-    fn watch_start(&mut self, name: &Name) {
+    /// A deployment fails when a payload could not be exec'd, and when one of them does not work; it succeeds when all do.
+    fn watch_trial(&mut self, name: &Name, now: Duration) {
         let Some(app) = self.app(name) else { return };
         let wanted = || app.live.iter().filter(|l| !l.doomed);
         if let Some(f) = wanted().filter(|l| !l.begun).find_map(|l| l.failure.clone()) {
@@ -568,9 +581,27 @@ impl Keeper {
         }
         let held = self.held(name);
         let up = wanted().all(|l| (l.begun || held.contains(&l.key.container)) && l.next.is_none()) && app.live.iter().all(|l| !l.doomed);
-        if up {
-            self.commit(name);
+        let grace = if self.has_kept(name) { trial::GRACE } else { Duration::ZERO };
+        match trial::judge(wanted().filter(|l| l.next.is_none()).map(|l| order::part(l, &held)), grace, now) {
+            Finding::Bad(reason, message) => self.fail(name, failure(reason, message)),
+            Finding::Good if up => self.commit(name),
+            open => {
+                let until = if let Finding::Wait(until) = open { until } else { None };
+                let Some(work) = self.work_mut(name) else { return };
+                work.trial = until;
+                if up && work.phase == Phase::Starting {
+                    work.phase = Phase::Testing;
+                    self.tell(name, State::Testing, None);
+                }
+            }
         }
+    }
+
+    /// There is a version to go back to.
+    fn has_kept(&self, name: &Name) -> bool {
+        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return false };
+        let entry = self.desired.entries.iter().find(|e| e.app == *name && e.origin == work.origin);
+        entry.is_some_and(|e| e.kept.as_ref().is_some_and(|k| !k.removal))
     }
 
     fn commit(&mut self, name: &Name) {
@@ -694,6 +725,8 @@ fn make_ready(container: Container, image: &crate::image::Record, network: bool)
         rules,
         log: container.log,
         network,
+        health: container.health,
+        after: container.after,
     })
 }
 

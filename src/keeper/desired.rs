@@ -2,7 +2,6 @@
 
 use crate::image::Digest;
 use crate::ipc::{Origin, Refusal};
-use crate::keeper::store::Beside;
 use crate::manifest::{Body, Id, Manifest, Name};
 use crate::protocol::{Reason, State};
 use serde::{Deserialize, Serialize};
@@ -136,6 +135,15 @@ pub fn remember(marks: &mut Vec<(Origin, u64)>, forgotten: &[Entry]) {
             None => marks.push((entry.origin.clone(), mark)),
         }
     }
+}
+
+/// What is known of apps beside their documents. A record has it only where there is something to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// Apps of which the device's own topic has no say: an `inherit` was the last that came there.
+    pub lifted: Vec<Name>,
+    /// Apps and their containers that a command has stopped: another may start them again. What a person at the device has stopped, none may.
+    pub stopped: Vec<(Name, Name)>,
 }
 
 impl Beside {
@@ -306,7 +314,11 @@ mod tests {
         assert_eq!(winner(&all, &[], &app, &groups).unwrap().origin, Origin::Device);
         assert_eq!(winner(&all, std::slice::from_ref(&app), &app, &groups).unwrap().origin, h, "lifted");
         all[2].newest.removal = false;
-        assert_eq!(winner(&all, std::slice::from_ref(&app), &app, &groups).unwrap().origin, Origin::Device, "a lifted one that says something again");
+        assert_eq!(
+            winner(&all, std::slice::from_ref(&app), &app, &groups).unwrap().origin,
+            Origin::Device,
+            "a lifted one that says something again"
+        );
         assert_eq!(winner(&all[..1], &[], &app, &groups[..1]), None, "a group that was left has no say");
     }
 }

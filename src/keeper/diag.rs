@@ -45,7 +45,7 @@ fn settings(s: &Settings) -> Value {
         "data_dir": s.data_dir, "run_dir": s.run_dir, "cgroup": s.cgroup, "interval_s": s.interval_s, "import_dirs": s.import_dirs,
         "bind_sources": s.bind_sources, "policy": s.policy, "secrets_dir": s.secrets_dir, "trust_dir": s.trust_dir,
         "variables": s.variables.keys().collect::<Vec<_>>(),
-        "users": [s.users.agent, s.users.hash, s.users.unpack],
+        "users": [s.users.agent, s.users.hash, s.users.unpack, s.users.probe],
         "limits": [s.limits.max_image_bytes, s.limits.max_image_inodes, u64::from(s.limits.fetch_timeout_s)],
         "log_level": s.log_level.to_string(),
     })
@@ -72,7 +72,7 @@ fn container(c: &Container) -> Value {
         "capabilities": [c.security.cap_add.len(), c.security.cap_drop.len()],
         "readonly": c.rootfs.readonly, "upper": c.rootfs.upper, "mounts": c.mounts.iter().map(mount).collect::<Vec<_>>(),
         "files": c.files.iter().map(file).collect::<Vec<_>>(), "network": c.network, "ring": c.log.ring, "terminal": c.terminal, "stdin": c.stdin, "stop": c.stop, "restart": c.restart,
-        "init": c.init,
+        "init": c.init, "health": c.health.is_some(), "after": c.after,
     })
 }
 
@@ -95,6 +95,7 @@ fn container_in_force(l: &Live) -> Value {
     json!({
         "app": l.key.app, "name": l.key.container, "state": l.life.state, "pid": l.pid(), "group": l.group_path(),
         "capabilities": format!("{:#x}", l.ready.spec.capabilities), "files": l.ready.spec.files.len(), "restarts": l.life.restarts,
+        "health": l.health(), "waits": l.wanted,
     })
 }
 

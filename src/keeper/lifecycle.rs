@@ -9,6 +9,8 @@
 //!                     Restarting ◀──── (restart policy) ──────────────────────┘
 //!                        └── delay over ──▶ Starting
 //! ```
+//!
+//! An unhealthy one goes by way of Stopping to Restarting.
 
 use crate::manifest::{Restart, RestartPolicy, Stop};
 use crate::protocol::ContainerState as State;
@@ -35,6 +37,8 @@ pub enum Event {
     },
     /// Its pid 1 ended; `None` when nobody can know how.
     Ended(Option<Ended>),
+    /// It runs, but its health check says that it does not work.
+    Unhealthy,
     /// Time passed.
     Tick,
 }
@@ -66,12 +70,22 @@ pub struct Life {
     /// When the delay or the stop's patience is over, as time since boot.
     due: Option<Duration>,
     /// Start again once the stop is through.
-    again: bool,
+    again: Again,
+}
+
+/// What follows a stop. The first two are on record as they were before there was a third: as false and true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Again {
+    No,
+    /// Somebody wants it to run: at once.
+    AtOnce,
+    /// Its restart policy does: after a delay.
+    Later,
 }
 
 impl Default for Life {
     fn default() -> Self {
-        Self { state: State::Waiting, restarts: 0, last_exit: None, since: Duration::ZERO, streak: 0, due: None, again: false }
+        Self { state: State::Waiting, restarts: 0, last_exit: None, since: Duration::ZERO, streak: 0, due: None, again: Again::No }
     }
 }
 
@@ -100,13 +114,23 @@ impl Life {
         matches!(self.state, State::Exited | State::Failed | State::Waiting | State::Created | State::Fetching)
     }
 
+    /// Ends and failed starts in a row without a stable run.
+    pub fn streak(&self) -> u32 {
+        self.streak
+    }
+
+    /// What it did before no longer counts: something about it changed.
+    pub fn forgive(&mut self) {
+        self.streak = 0;
+    }
+
     /// The table.
     pub fn step(&mut self, event: Event, rules: &Rules, now: Duration) -> Option<Action> {
         use State::{Created, Exited, Failed, Fetching, Paused, Restarting, Running, Starting, Stopping, Waiting};
         match (self.state, event) {
             (Waiting | Fetching | Created | Exited | Failed | Restarting, Event::Start) => self.launch(now),
             (Stopping, Event::Start) => {
-                self.again = true;
+                self.again = Again::AtOnce;
                 None
             }
             (Starting | Running | Paused, Event::Start) => None,
@@ -119,7 +143,7 @@ impl Life {
                 Some(Action::Kill)
             }
             (Stopping, Event::Stop) => {
-                self.again = false;
+                self.again = Again::No;
                 None
             }
             (Waiting | Fetching | Created | Exited | Failed, Event::Stop) => None,
@@ -138,15 +162,24 @@ impl Life {
                     self.end(Failed)
                 }
             }
-            (Stopping, Event::StartFailed { .. }) => self.after_stop(now),
+            (Stopping, Event::StartFailed { .. }) => self.after_stop(rules, now),
             (_, Event::StartFailed { .. }) => None,
 
             (Starting | Running | Paused, Event::Ended(how)) => self.ended(how, rules, now),
             (Stopping, Event::Ended(how)) => {
                 self.last_exit = how.or(self.last_exit);
-                self.after_stop(now)
+                self.after_stop(rules, now)
             }
             (_, Event::Ended(_)) => None,
+
+            // A sick one is as good as a failed one; but it still has to be stopped.
+            (Running, Event::Unhealthy) if rules.restart.policy != RestartPolicy::No => {
+                self.settle_streak(now);
+                let action = self.stop(rules, now);
+                self.again = Again::Later;
+                action
+            }
+            (_, Event::Unhealthy) => None,
 
             (_, Event::Tick) if self.due.is_none_or(|due| now < due) => None,
             (Restarting, Event::Tick) => {
@@ -163,28 +196,36 @@ impl Life {
     }
 
     fn launch(&mut self, now: Duration) -> Option<Action> {
-        (self.state, self.since, self.due, self.again) = (State::Starting, now, None, false);
+        (self.state, self.since, self.due, self.again) = (State::Starting, now, None, Again::No);
         Some(Action::Launch)
     }
 
     fn stop(&mut self, rules: &Rules, now: Duration) -> Option<Action> {
-        (self.state, self.due, self.again) = (State::Stopping, Some(now + rules.stop.timeout), false);
+        (self.state, self.due, self.again) = (State::Stopping, Some(now + rules.stop.timeout), Again::No);
         Some(Action::Signal)
     }
 
     fn end(&mut self, state: State) -> Option<Action> {
-        (self.state, self.due, self.again) = (state, None, false);
+        (self.state, self.due, self.again) = (state, None, Again::No);
         None
     }
 
-    fn after_stop(&mut self, now: Duration) -> Option<Action> {
-        if self.again { self.launch(now) } else { self.end(State::Exited) }
+    fn after_stop(&mut self, rules: &Rules, now: Duration) -> Option<Action> {
+        match self.again {
+            Again::No => self.end(State::Exited),
+            Again::AtOnce => self.launch(now),
+            Again::Later => self.again_later(rules, now),
+        }
     }
 
-    fn ended(&mut self, how: Option<Ended>, rules: &Rules, now: Duration) -> Option<Action> {
+    fn settle_streak(&mut self, now: Duration) {
         if self.state == State::Running && now.saturating_sub(self.since) >= STABLE {
             self.streak = 0;
         }
+    }
+
+    fn ended(&mut self, how: Option<Ended>, rules: &Rules, now: Duration) -> Option<Action> {
+        self.settle_streak(now);
         self.last_exit = how;
         let wanted = match rules.restart.policy {
             RestartPolicy::Always => true,
@@ -210,7 +251,7 @@ pub fn backoff(restart: &Restart, streak: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, Event, Life, Rules, STABLE, State, backoff};
+    use super::{Action, Again, Event, Life, Rules, STABLE, State, backoff};
     use crate::manifest::{Restart, RestartPolicy, Stop};
     use crate::sys::process::Ended;
     use std::time::Duration;
@@ -234,7 +275,7 @@ mod tests {
     }
 
     use Action::{Kill, Launch, Signal};
-    use Event::{Ended as End, Start, StartFailed, Started, Stop as Halt, Tick};
+    use Event::{Ended as End, Start, StartFailed, Started, Stop as Halt, Tick, Unhealthy};
     use RestartPolicy::{Always, No, OnFailure};
     use State::{Exited, Failed, Restarting, Running, Starting, Stopping};
 
@@ -346,8 +387,48 @@ mod tests {
     }
 
     #[test]
+    fn an_unhealthy_container_is_stopped_and_comes_back_after_its_delay_unless_never_restarted() {
+        let begun = [(0, Start, Starting, Some(Launch)), (0, Started, Running, None)];
+        let restarted = [(1, Unhealthy, Stopping, Some(Signal)), (2, CRASH, Restarting, None), (3, Tick, Starting, Some(Launch))];
+        for policy in [Always, OnFailure] {
+            assert_eq!(check(policy, &[&begun[..], &restarted].concat()).restarts, 1);
+        }
+        check(No, &[&begun[..], &[(1, Unhealthy, Running, None)]].concat());
+        check(Always, &[&begun[..], &[(1, Unhealthy, Stopping, Some(Signal)), (1, Halt, Stopping, None), (2, OK, Exited, None)]].concat());
+        check(
+            Always,
+            &[&begun[..], &[(1, Unhealthy, Stopping, Some(Signal)), (1, Start, Stopping, None), (2, OK, Starting, Some(Launch))]].concat(),
+        );
+        check(Always, &[(0, Start, Starting, Some(Launch)), (0, Unhealthy, Starting, None)]);
+    }
+
+    #[test]
+    fn a_record_of_a_release_that_knew_no_health_says_the_same() {
+        for (bytes, again) in [(postcard::to_stdvec(&false), Again::No), (postcard::to_stdvec(&true), Again::AtOnce)] {
+            assert_eq!(postcard::from_bytes::<Again>(&bytes.unwrap()).unwrap(), again);
+        }
+    }
+
+    #[test]
+    fn one_that_is_sick_again_and_again_waits_ever_longer() {
+        let (mut life, rules) = (Life::default(), rules(Always));
+        life.step(Start, &rules, s(0));
+        let mut now = s(0);
+        let mut delays = Vec::new();
+        for _ in 0..4 {
+            life.step(Started, &rules, now);
+            life.step(Unhealthy, &rules, now + s(1));
+            life.step(OK, &rules, now + s(1));
+            delays.push((life.due().unwrap() - now - s(1)).as_secs());
+            now = life.due().unwrap();
+            life.step(Tick, &rules, now);
+        }
+        assert_eq!(delays, [1, 2, 4, 8]);
+    }
+
+    #[test]
     fn news_of_what_is_over_changes_nothing() {
-        for event in [OK, Started, StartFailed { retry: true }, Tick, Halt] {
+        for event in [OK, Started, StartFailed { retry: true }, Tick, Halt, Unhealthy] {
             let mut life = Life { state: Exited, ..Life::default() };
             assert_eq!((life.step(event, &rules(Always), s(9)), life.state), (None, Exited), "{event:?}");
         }

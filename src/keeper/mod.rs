@@ -3,17 +3,20 @@
 //! | room | what it decides or does |
 //! |---|---|
 //! | `requests` | THE table: who may ask what, when, why it is safe |
-//! | `desired` `plan` `lifecycle` `policy` `ring` `pace` `events` | pure decisions: documents, versions, container life, what may be asked, output |
-//! | `trusted` | whose signature counts, keysets |
-//! | `deploy` | from a document to running containers |
+//! | `desired` `rollout` `plan` `lifecycle` `ring` `pace` `events` | pure decisions: documents, versions, container life, output |
+//! | `policy` `admission` `admit` | what a document may ask for, and whether the device has it: two pure decisions, and what they are made of |
+//! | `trusted` `commands` | whose signature counts, keysets; what is done for a command |
+//! | `health` `trial` | pure decisions: is a container healthy; does a new version work, and in which order does it start |
+//! | `deploy` `order` | from a document to running containers; who starts when |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
-//! | `containers` `syslog` | one live container; its output to the device's log |
+//! | `containers` `checks` `syslog` | one live container; its health checks; its output to the device's log |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` `diag` | rows for people, payloads for the broker, the support bundle |
 
 pub mod admission;
 mod admit;
 mod adopt;
+mod checks;
 mod children;
 mod clients;
 mod commands;
@@ -23,7 +26,9 @@ mod deploy;
 pub mod desired;
 mod diag;
 mod events;
+mod health;
 pub mod lifecycle;
+mod order;
 mod pace;
 pub mod plan;
 pub mod policy;
@@ -37,6 +42,7 @@ mod stages;
 mod start;
 pub mod store;
 mod syslog;
+mod trial;
 mod trusted;
 mod unsaved;
 mod wire;
@@ -210,6 +216,9 @@ impl Keeper {
             Source::ExecLaunchExit(id) => self.on_exec_launcher_exit(id),
             Source::ExecExit(id) => self.on_exec_exit(id),
             Source::Orphan(pid) => self.on_orphan_exit(pid),
+            Source::Check(key) => self.with(&key, |l, ctx, now| l.on_check(ctx, now)),
+            Source::CheckLaunchExit(key) => self.with(&key, |l, ctx, now| l.on_check_launcher_exit(ctx, now)),
+            Source::CheckExit(key) => self.with(&key, |l, ctx, now| l.on_check_exit(ctx, now)),
         }
     }
 
@@ -412,7 +421,8 @@ impl Keeper {
 
     fn may_leave(&self, leaving: &Leaving) -> bool {
         let now = self.now();
-        let gone = !leaving.containers || self.apps.iter().all(|a| a.live.is_empty());
+        // A launch that is about to end may still hold a FIFO, which keeps the runtime directory busy.
+        let gone = !leaving.containers || (self.apps.iter().all(|a| a.live.is_empty()) && self.ctx.dead().next().is_none());
         // One that was only just started does not know yet whom to say goodbye to.
         (gone && (self.agent.pid().is_none() || now >= leaving.goodbye)) || now >= leaving.deadline
     }

@@ -3,7 +3,7 @@
 use crate::container::Spec;
 use crate::image::Digest;
 use crate::keeper::lifecycle::Rules;
-use crate::manifest::{Log, Name};
+use crate::manifest::{Check, Log, Name};
 use serde::{Deserialize, Serialize};
 
 /// One container, ready to start: everything that decides how it runs.
@@ -23,6 +23,12 @@ pub struct Ready {
     pub log: Log,
     /// Its document came from the network: its bind sources are held to the settings.
     pub network: bool,
+    /// How its health is checked. Not on record, as no process of it depends on that: each start of keeper takes it from the document.
+    #[serde(skip)]
+    pub health: Option<Check>,
+    /// Whom it waits for before it starts; likewise.
+    #[serde(skip)]
+    pub after: Vec<Name>,
 }
 
 /// What becomes of one container.
@@ -64,7 +70,7 @@ mod tests {
     use crate::container::Spec;
     use crate::image::Digest;
     use crate::keeper::lifecycle::Rules;
-    use crate::manifest::{Content, Full, Log, Network, Placed, Resources, Restart, RestartPolicy, Seccomp, Stdin, Stop};
+    use crate::manifest::{Check, Content, Full, How, Log, Network, Placed, Resources, Restart, RestartPolicy, Seccomp, Stdin, Stop};
     use std::time::Duration;
 
     fn ready(name: &str) -> Ready {
@@ -92,7 +98,8 @@ mod tests {
         let restart = Restart { policy: RestartPolicy::No, delay: Duration::ZERO, max_delay: Duration::ZERO };
         let rules = Rules { restart, stop: Stop { signal: None, timeout: Duration::ZERO } };
         let log = Log { ring: 1, full: Full::Drop, syslog: None };
-        Ready { name: name.parse().unwrap(), image: "i".into(), digest: Digest::of(b"i"), spec, rules, log, network: true }
+        let (name, image, digest) = (name.parse().unwrap(), "i".into(), Digest::of(b"i"));
+        Ready { name, image, digest, spec, rules, log, network: true, health: None, after: Vec::new() }
     }
 
     fn check(edit: impl Fn(&mut Ready), expect: Change) {
@@ -109,6 +116,14 @@ mod tests {
     #[test]
     fn a_changed_restart_or_stop_rule_touches_no_process() {
         check(|n| n.rules.stop.timeout = Duration::from_secs(3), Change::Keep);
+    }
+
+    #[test]
+    fn a_changed_health_check_or_order_touches_no_process() {
+        let (how, zero) = (How::File("/x".into()), Duration::ZERO);
+        let check_of = Check { how, start_period: zero, interval: zero, timeout: zero, retries: 1 };
+        check(|n| n.health = Some(check_of.clone()), Change::Keep);
+        check(|n| n.after.push("b".parse().unwrap()), Change::Keep);
     }
 
     #[test]

@@ -59,6 +59,12 @@ pub enum Source {
     ExecExit(u64),
     /// A program exec'd in a container whose client has left; by pid.
     Orphan(i32),
+    /// The socket that launch and the process of a health check share.
+    Check(Key),
+    /// The launch process of a health check.
+    CheckLaunchExit(Key),
+    /// The process of a health check.
+    CheckExit(Key),
 }
 
 /// Names one registration.

@@ -107,6 +107,7 @@ fn container_info(keeper: &Keeper, live: &Live) -> serde_json::Value {
     serde_json::json!({
         "state": row.state, "pid": row.pid, "uptime_s": row.uptime_s, "restarts": row.restarts, "image": row.image, "digest": row.digest,
         "last_exit": row.last_exit.map(super::wire::last_exit), "error": row.error, "missing": row.missing, "cgroup": live.group_path(),
+        "health": row.health, "unhealthy": live.checkup.why(), "failures": live.checkup.failures(), "after": live.ready.after,
         "spec": spec, "restart": live.ready.rules.restart, "stop": live.ready.rules.stop, "log": live.ready.log, "ring": live.ring.size(),
     })
 }

@@ -8,8 +8,7 @@
 
 use crate::image::Digest;
 use crate::ipc::Origin;
-use crate::keeper::desired::Entry;
-use crate::manifest::Name;
+use crate::keeper::desired::{Beside, Entry};
 use crate::sys::fd::read_file;
 use crate::trust::Keyset;
 use nix::sys::statfs::{F2FS_SUPER_MAGIC, fstatfs};
@@ -51,15 +50,6 @@ pub struct Desired {
     pub signed: Signed,
     /// Beside the documents.
     pub beside: Beside,
-}
-
-/// What is known of apps beside their documents. A record has it only where there is something to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Beside {
-    /// Apps of which the device's own topic has no say: an `inherit` was the last that came there.
-    pub lifted: Vec<Name>,
-    /// Apps and their containers that a command has stopped: another may start them again. What a person at the device has stopped, none may.
-    pub stopped: Vec<(Name, Name)>,
 }
 
 /// What must be known about signed documents. A record has it only where there is something to know.

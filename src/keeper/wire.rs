@@ -146,7 +146,7 @@ fn container_report(row: crate::ipc::ContainerRow) -> wire::ContainerReport {
         restarts: row.restarts,
         image: row.digest,
         last_exit: row.last_exit.map(last_exit),
-        health: None,
+        health: row.health.map(|h| h.to_string()),
         missing: row.missing.into_iter().collect(),
         error: row.error,
     }

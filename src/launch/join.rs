@@ -10,10 +10,11 @@ use crate::ipc::{Conn, Copying, ExecJob, Failure};
 use crate::sys::process::{CloneArgs, Cloned, Single, clone_single, exit_now};
 use crate::sys::signal::{pidfd_open, pidfd_send};
 use crate::sys::{fd, pty};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, stat};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -28,18 +29,34 @@ const NAMESPACES: [(CloneFlags, &str); 6] = [
     (CloneFlags::CLONE_NEWNS, "mnt"),
 ];
 
+/// How the process ends that has looked for a path and found nothing there.
+pub const NOT_THERE: u8 = 1;
+/// It could not be looked for.
+const NOT_SEEN: u8 = 2;
+
+/// What is done in the container.
+#[derive(Clone, Copy)]
+pub enum Inside<'a> {
+    /// The program of the job is run.
+    Program,
+    /// A copy, by us.
+    Copy(&'a Copying),
+    /// A path is looked for, by us.
+    Look(&'a str),
+}
+
 /// Standard input, output, error, and the terminal's other end if there is one.
 struct Stdio {
     fds: [OwnedFd; 3],
     master: Option<OwnedFd>,
 }
 
-/// Joins the container and clones a process that will run the program, or do the copy, once keeper says so.
+/// Joins the container and clones a process that will run the program, or do what we do there, once keeper says so.
 ///
 /// All of the joining is done here, by a process that the container's pid namespace does not know. What is born there is seen by
 /// the container, which may have the right to trace it and to look through its descriptors and its root (CVE-2016-9962): it must not have
 /// anything of the host's any more.
-pub fn exec(conn: &Conn, job: ExecJob, copy: Option<&Copying>, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+pub fn exec(conn: &Conn, job: ExecJob, what: Inside<'_>, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     let container = pidfd_open(job.pid).or_fail(|| format!("open process {}", job.pid))?;
     check_member(&job, &container)?;
     let Stdio { fds, master } = stdio(&job, fds)?;
@@ -58,9 +75,10 @@ pub fn exec(conn: &Conn, job: ExecJob, copy: Option<&Copying>, fds: Vec<OwnedFd>
     match clone_single(args, single).or_fail(|| "clone into the container")? {
         Cloned::Child => {
             drop(master);
-            match copy {
-                Some(what) => copy_inside(conn, &payload, what),
-                None => run(conn, &payload, job.args.terminal.is_some()),
+            match what {
+                Inside::Program => run(conn, &payload, job.args.terminal.is_some()),
+                Inside::Copy(what) => by_us(conn, &payload, || copy::inside(what)),
+                Inside::Look(path) => by_us(conn, &payload, || look(path).into()),
             }
         }
         Cloned::Parent(child) => told(conn, &child, Vec::new(), master),
@@ -159,12 +177,20 @@ fn run(conn: &Conn, payload: &Payload, terminal: bool) -> ! {
 }
 
 /// In the clone: with all that a program of the container has to submit to, but never exec'd, so that nothing inside can look into it.
-fn copy_inside(conn: &Conn, payload: &Payload, what: &Copying) -> ! {
+fn by_us(conn: &Conn, payload: &Payload, act: impl FnOnce() -> i32) -> ! {
     await_go(conn);
     if let Err(failure) = payload.settle(None) {
         give_up(conn, failure);
     }
     // Keeper takes the end of the socket for the start of a program.
     fd::close_other_than(&[]);
-    exit_now(copy::inside(what))
+    exit_now(act())
+}
+
+fn look(path: &str) -> u8 {
+    match stat(path) {
+        Ok(_) => 0,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => NOT_THERE,
+        Err(_) => NOT_SEEN,
+    }
 }

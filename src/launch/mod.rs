@@ -11,6 +11,8 @@ mod files;
 mod join;
 mod rootfs;
 
+pub use join::NOT_THERE;
+
 use crate::allowed;
 use crate::cgroup::{self, Group};
 use crate::container::fail::{OrFail, launch};
@@ -22,6 +24,7 @@ use crate::manifest::{Mount, Network};
 use crate::protocol::Reason;
 use crate::sys::process::{Child, CloneArgs, Cloned, Ended, clone, exit_now, reap};
 use crate::sys::{fd, limits};
+use join::Inside;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc;
@@ -45,8 +48,9 @@ pub fn main() -> ! {
 fn serve(conn: Conn) -> i32 {
     let done = prepare().and_then(|()| match conn.recv_with::<ToLaunch>().or_fail(|| "receive the job")? {
         Some((ToLaunch::Start { spec, wiring }, fds)) => start(&conn, *spec, &wiring, fds),
-        Some((ToLaunch::Exec(job), fds)) => join::exec(&conn, *job, None, fds),
-        Some((ToLaunch::Copy { job, what }, fds)) => join::exec(&conn, *job, Some(&what), fds),
+        Some((ToLaunch::Exec(job), fds)) => join::exec(&conn, *job, Inside::Program, fds),
+        Some((ToLaunch::Copy { job, what }, fds)) => join::exec(&conn, *job, Inside::Copy(&what), fds),
+        Some((ToLaunch::Look { job, path }, fds)) => join::exec(&conn, *job, Inside::Look(&path), fds),
         Some((ToLaunch::Go, _)) => Err(launch("cannot go on before a job is there")),
         None => Ok(()),
     });

@@ -4,6 +4,7 @@
 use super::blame::Found;
 use super::calendar::exact;
 use super::forms::{below, capability, limit, mode, rlimit, signal};
+use super::health;
 use super::json::{Member, Node, Value};
 use super::raw::{BIND, CONTAINER, FILE, MAX_FILES, MAX_MOUNTS, TMPFS};
 use super::shape::{View, text_of};
@@ -63,6 +64,7 @@ fn rollout(view: View, node: &Node, body: &Body, found: &mut Vec<Found>) -> Opti
 
 fn body(view: View, root: &Node, found: &mut Vec<Found>) -> Option<Body> {
     let containers: Vec<_> = view.entries("containers").iter().map(|m| container(m, found)).collect();
+    health::order(view.entries("containers"), found);
     if let Some(node) = view.node("volumes").filter(|_| !view.flag("remove")) {
         found.push(bad(node, "has a meaning only together with \"remove\": true"));
     }
@@ -98,6 +100,7 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
     let files = files(view, found);
     let stdin = stdin(view, found);
     let restart = restart(view.object("restart"), found);
+    let health = health::check(view, found);
     Some(Container {
         name: member.key.parse().ok()?,
         image: image?,
@@ -120,6 +123,8 @@ fn container(member: &Member, found: &mut Vec<Found>) -> Option<Container> {
         stop: stop(view.object("stop"))?,
         restart: restart?,
         init: view.flag("init"),
+        health: if view.node("health").is_some() { Some(health?) } else { None },
+        after: health::after(view)?,
     })
 }
 

@@ -7,7 +7,7 @@ use super::blame::Found;
 use super::forms::{hostname, path};
 use super::json::Node;
 use super::shape::Objection;
-use super::{Body, Container, Content, Manifest, Mount};
+use super::{Body, Check, Container, Content, How, Manifest, Mount};
 use crate::protocol::Reason;
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Device<'a> {
 }
 
 /// Puts variables in, and says of each value where that fails. `${var.NAME}`, `${device.id}`, `${app.name}` and `${container.name}` become their
-/// values in command, args, env values, workdir, hostname, sources of bind mounts and content of files; `$${` becomes `${`. Any other
+/// values in command, args, env values, workdir, hostname, sources of bind mounts, content of files and programs of health checks; `$${` becomes `${`. Any other
 /// `$` stays, so that shell text keeps its meaning. What is put in is not looked at again.
 pub fn expand(manifest: &mut Manifest, root: &Node, device: &Device<'_>, found: &mut Vec<Found>) {
     let Body::Run(containers) = &mut manifest.body else { return };
@@ -94,6 +94,11 @@ fn container(c: &mut Container, walk: &mut Walk<'_>) {
     }
     for (field, value, rule) in [("workdir", &mut c.workdir, path as fn(&str) -> _), ("hostname", &mut c.hostname, hostname)] {
         value.iter_mut().for_each(|value| walk.put(value, walk.node.get(field), rule));
+    }
+    if let Some(Check { how: How::Exec(words), .. }) = &mut c.health {
+        for (i, word) in words.iter_mut().enumerate() {
+            walk.put(word, walk.node.get("health").and_then(|health| health.get("exec")?.items().get(i)), any);
+        }
     }
     for (i, mount) in c.mounts.iter_mut().enumerate() {
         if let Mount::Bind { source, .. } = mount {

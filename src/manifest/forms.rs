@@ -1,9 +1,11 @@
 //! The forms of strings in our documents: names, paths, users, signals, capabilities.
 
+use super::health::http_path;
 use super::shape::{Form, Objection, bad};
-use super::{Id, Name, RlimitKind, calendar, units};
+use super::{Id, Name, Peer, RlimitKind, calendar, units};
 use crate::image::{Digest, Reference};
 use serde::Deserialize;
+use std::net::IpAddr;
 
 /// Longest path (Linux `PATH_MAX` without its NUL).
 pub const MAX_PATH: usize = 4095;
@@ -72,6 +74,12 @@ pub static HOST: Form = form("^[A-Za-z0-9_.:%-]{1,253}$", |s| {
     let good = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b':' | b'%' | b'-');
     if (1..=253).contains(&s.len()) && s.bytes().all(good) { Ok(()) } else { Err(bad("must be a DNS name or an address")) }
 });
+/// An IP address.
+pub static ADDRESS: Form = form("^[0-9a-fA-F.:]+$", |s| s.parse::<IpAddr>().map(drop).map_err(|_| bad("must be an IP address")));
+/// A port, or an IP address and a port.
+pub static PEER: Form = form("^([^ ]+:)?[0-9]{1,5}$", |s| s.parse::<Peer>().map(drop));
+/// Path and query of an HTTP request.
+pub static HTTP_PATH: Form = form("^/[!-~]*$", http_path);
 /// Names of variables.
 pub static VARIABLE: Form = form("^[A-Za-z0-9_.-]{1,64}$", |s| s.parse::<Id>().map(drop).map_err(bad));
 /// A capability.

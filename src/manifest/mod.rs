@@ -13,6 +13,7 @@ pub(crate) mod checked;
 pub(crate) mod document;
 mod expand;
 pub(crate) mod forms;
+mod health;
 pub(crate) mod json;
 pub(crate) mod out;
 pub(crate) mod raw;
@@ -26,6 +27,7 @@ pub use blame::{Fault, Faults, MAX_FAULTS, Severity};
 pub use calendar::show as show_time;
 pub use expand::Device;
 pub use forms::signal as parse_signal;
+pub use health::{Check, How, Peer};
 pub use raw::{MAX_CONTAINERS, MAX_FILES, MAX_MOUNTS, MAX_WORDS, SCHEMA};
 pub use render::render;
 pub use types::{

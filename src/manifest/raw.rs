@@ -1,8 +1,8 @@
 //! The manifest as written: every field of the wire contract, also those that this version does not build.
 
 use super::forms::{
-    ANY, CAPABILITY, CAPABILITY_OR_ALL, DIGEST, ENV_NAME, HOSTNAME, ID, LIMIT, MODE, NAME, REFERENCE, RLIMIT, ROOT, SECRET, SIGNAL, SOURCE,
-    TARGET, TIME, USER, WORKDIR,
+    ADDRESS, ANY, CAPABILITY, CAPABILITY_OR_ALL, DIGEST, ENV_NAME, HOSTNAME, HTTP_PATH, ID, LIMIT, MODE, NAME, PATH, PEER, REFERENCE,
+    RLIMIT, ROOT, SECRET, SIGNAL, SOURCE, TARGET, TIME, USER, WORKDIR,
 };
 use super::shape::{Field, Kind, Need};
 
@@ -22,7 +22,8 @@ pub const EXACT: u64 = (1 << 53) - 1;
 const TIB: u64 = 1 << 40;
 /// Smallest limit that makes sense: one page.
 const PAGE: u64 = 4096;
-const DAY_MS: u64 = 24 * 3600 * 1000;
+const HOUR_MS: u64 = 3600 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The document.
 pub static MANIFEST: [Field; 10] = [
@@ -93,8 +94,12 @@ pub static CONTAINER: [Field; 24] = [
     Field::optional("stop", Kind::Object(&STOP), "How it is stopped."),
     Field::optional("restart", Kind::Object(&RESTART), "When it is started again."),
     Field::default("init", Kind::Bool, "true", "Our own pid 1 reaps and forwards signals; otherwise the program is pid 1."),
-    Field::unbuilt("health", Kind::Any, "How its health is checked."),
-    Field::unbuilt("after", Kind::List(&Kind::Text(&NAME), 0, MAX_CONTAINERS), "Containers that must run before it."),
+    Field::optional("health", Kind::Object(&HEALTH), "How its health is checked: one of `exec`, `tcp`, `http`, `file`."),
+    Field::optional(
+        "after",
+        Kind::List(&Kind::Text(&NAME), 0, MAX_CONTAINERS),
+        "Containers of the app that must have begun, or with a check be healthy, before it is started.",
+    ),
 ];
 
 static IMAGE: [Field; 5] = [
@@ -207,4 +212,23 @@ static RESTART: [Field; 3] = [
     Field::default("policy", Kind::Word(&["always", "on-failure", "no"]), "always", "In which cases."),
     Field::default("delay", Kind::Time(10, DAY_MS), "1s", "Before the first time; doubles each time."),
     Field::default("max_delay", Kind::Time(10, DAY_MS), "5m", "Longest delay."),
+];
+
+/// A health check.
+static HEALTH: [Field; 8] = [
+    Field::optional("exec", Kind::List(&Kind::Text(&ANY), 1, MAX_WORDS), "A program in the container: good if it ends with 0."),
+    Field::optional("tcp", Kind::Either(&PEER), "A port, or address:port, in the container's network: good if it accepts a connection."),
+    Field::optional("http", Kind::Object(&HTTP), "A GET in the container's network: good if the status is."),
+    Field::optional("file", Kind::Text(&PATH), "A path in the container: good if something is there."),
+    Field::default("start_period", Kind::Time(0, DAY_MS), "0s", "How long after its start failures do not count."),
+    Field::default("interval", Kind::Time(1000, DAY_MS), "30s", "From one check to the next; sooner until the first that is good."),
+    Field::default("timeout", Kind::Time(100, HOUR_MS), "5s", "A check that takes longer has failed."),
+    Field::default("retries", Kind::Whole(1, 100), "3", "So many failures in a row make it unhealthy."),
+];
+
+static HTTP: [Field; 4] = [
+    Field::required("port", Kind::Whole(1, 65_535), "TCP port."),
+    Field::default("path", Kind::Text(&HTTP_PATH), "/", "Path of the request, with its query."),
+    Field::optional("address", Kind::Text(&ADDRESS), "IP address; loopback if absent."),
+    Field::optional("status", Kind::Whole(100, 599), "The status that is good; any from 200 to 399 if absent."),
 ];

@@ -3,7 +3,7 @@
 use super::calendar::show;
 use super::out::Out;
 use super::units::{show_millis, show_size};
-use super::{Body, Container, Content, Manifest, Mount, Placed, Resources, Rlimit, Rollout, Target, Whom};
+use super::{Body, Check, Container, Content, How, Manifest, Mount, Peer, Placed, Resources, Rlimit, Rollout, Target, Whom};
 use crate::image::Source;
 use serde::Serialize;
 use std::time::Duration;
@@ -123,6 +123,29 @@ fn container(c: &Container) -> Out {
     let policy = word(&c.restart.policy);
     out.put("restart", Out::object([("policy", policy), ("delay", time(c.restart.delay)), ("max_delay", time(c.restart.max_delay))]));
     out.put("init", Out::Bool(c.init));
+    out.some("health", c.health.as_ref().map(health));
+    out.some("after", (!c.after.is_empty()).then(|| Out::List(c.after.iter().map(Out::text).collect())));
+    Out::Object(out.0)
+}
+
+fn health(check: &Check) -> Out {
+    let mut out = Members(vec![]);
+    match &check.how {
+        How::Exec(words) => out.put("exec", texts(words)),
+        How::Tcp(Peer { address: None, port }) => out.put("tcp", Out::Whole((*port).into())),
+        How::Tcp(peer) => out.put("tcp", Out::text(peer)),
+        How::Http { peer, path, status } => {
+            let mut http = Members(vec![("port".into(), Out::Whole(peer.port.into())), ("path".into(), Out::text(path))]);
+            http.some("address", peer.address.map(Out::text));
+            http.some("status", status.map(|s| Out::Whole(s.into())));
+            out.put("http", Out::Object(http.0));
+        }
+        How::File(path) => out.put("file", Out::text(path)),
+    }
+    for (name, value) in [("start_period", check.start_period), ("interval", check.interval), ("timeout", check.timeout)] {
+        out.put(name, time(value));
+    }
+    out.put("retries", Out::Whole(check.retries.into()));
     Out::Object(out.0)
 }
 

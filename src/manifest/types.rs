@@ -2,6 +2,7 @@
 //!
 //! Made by [`super::parse`] alone; everything behind it relies on these values without asking again.
 
+use super::health::Check;
 use crate::image::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -216,6 +217,10 @@ pub struct Container {
     pub restart: Restart,
     /// Our own pid 1 reaps and forwards signals; otherwise the payload is pid 1.
     pub init: bool,
+    /// How its health is checked.
+    pub health: Option<Check>,
+    /// Containers that must have begun, or be healthy, before it is started.
+    pub after: Vec<Name>,
 }
 
 /// Where a container's image comes from.

@@ -12,4 +12,4 @@ pub use payload::{
     Online, Presence, Previous, Reported, Sha256, encode,
 };
 pub use stats::{Cpu, Device, Figures, Io, MAX_STATS, Memory, Net, Pids, Pressure, Pressures, Stats, stats};
-pub use words::{ContainerState, Reason, State};
+pub use words::{ContainerState, Health, Reason, State};

@@ -274,7 +274,7 @@ pub struct ContainerReport {
     pub image: Option<Digest>,
     /// How it ended last.
     pub last_exit: Option<LastExit>,
-    /// `healthy`, `unhealthy`, `starting`; null without a check.
+    /// `healthy`, `unhealthy`, `starting`; null without a check, and while it does not run.
     pub health: Option<String>,
     /// Limits that the kernel cannot enforce, with why.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]

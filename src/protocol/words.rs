@@ -45,6 +45,16 @@ pub enum ContainerState {
     Failed,
 }
 
+/// How a container that has a health check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the words of the wire contract")]
+pub enum Health {
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
 /// Why something was rejected or failed. Closed: a new one is a change of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,4 +108,4 @@ macro_rules! wire_word {
     )*};
 }
 
-wire_word!(State, ContainerState, Reason);
+wire_word!(State, ContainerState, Health, Reason);

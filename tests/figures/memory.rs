@@ -26,8 +26,15 @@ pub fn resident(table: &mut Table, deployments: usize, containers: usize) {
     for app in APPS {
         device.applied(&manifest(app, sleeper()));
     }
-    for n in 0..deployments {
-        device.applied(&manifest(APPS[n % APPS.len()], with(sleeper(), json!({"env": {"DEPLOYMENT": n.to_string()}}))));
+    // Each is on trial for some seconds: one of each app at a time.
+    let begin = |n: usize| {
+        let next = manifest(APPS[n % APPS.len()], with(sleeper(), json!({"env": {"DEPLOYMENT": n.to_string()}})));
+        let path = device.file(&format!("{}.json", APPS[n % APPS.len()]), next.to_string());
+        device.command(&["apply", &path]).stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    for first in (0..deployments).step_by(APPS.len()) {
+        let at_once: Vec<_> = (first..deployments.min(first + APPS.len())).map(begin).collect();
+        at_once.into_iter().for_each(|mut apply| assert!(apply.wait().unwrap().success()));
     }
     // Without a container whose pid 1 shares our pages: what is counted is all ours.
     for app in APPS {

@@ -57,6 +57,7 @@ config users
 	option agent '65501'
 	option hash '65502'
 	option unpack '65503'
+	option probe '65504'
 
 config fetch 'fetch'
 	option ca '/etc/wherry/images-ca.pem'

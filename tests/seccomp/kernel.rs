@@ -56,6 +56,7 @@ fn inside() {
         "int80" => int80(detail == "filtered"),
         "hash" => hash(detail),
         "unpack" => unpack(detail),
+        "probe" => probe(detail),
         "agent" => agent(detail),
         _ => panic!("no case {case}"),
     }
@@ -310,6 +311,41 @@ fn hash_dies_of_anything_else() {
     }
 }
 
+fn probe(what: &str) {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+    let at = server.local_addr().expect("an address");
+    let answers = std::thread::spawn(move || {
+        let (mut client, _) = server.accept().expect("a client");
+        client.write_all(b"HTTP/1.1 200 OK\r\n").expect("answers");
+    });
+    confine::load(Role::Probe).expect("loads");
+    let mut client = std::net::TcpStream::connect(at).expect("connects");
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("asks");
+    let mut got = [0; 12];
+    client.read_exact(&mut got).expect("is answered");
+    assert_eq!(&got, b"HTTP/1.1 200");
+    drop(client);
+    let nowhere = std::net::TcpStream::connect("[::1]:1").expect_err("nobody listens");
+    assert!(nowhere.raw_os_error().is_some(), "{nowhere}");
+    std::mem::forget(answers);
+    then(what);
+}
+
+#[test]
+fn probe_connects_asks_and_reads() {
+    assert_eq!(lines(&run("probe")), ["worked"]);
+}
+
+#[test]
+fn probe_dies_of_anything_else() {
+    let sockets = ["socket sctp", "socket netlink", "socket unix stream"];
+    for what in
+        ["openat", "execve", "fork", "ptrace", "kill", "mount", "unshare", "executable memory", "ioctl", "prctl"].iter().chain(&sockets)
+    {
+        is_killed("probe", what);
+    }
+}
+
 fn unpack(what: &str) {
     let dir = std::env::temp_dir().join(format!("wherry-seccomp-{}", std::process::id()));
     std::fs::create_dir(&dir).expect("a directory");
@@ -405,7 +441,7 @@ fn agent_files_and_tls() {
 
 #[test]
 fn a_panic_can_be_told_from_a_broken_rule() {
-    for role in ["agent", "hash", "unpack"] {
+    for role in ["agent", "hash", "unpack", "probe"] {
         assert_eq!(run(&format!("{role} panic")).status.signal(), Some(libc::SIGABRT), "{role}");
     }
 }

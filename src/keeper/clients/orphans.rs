@@ -4,6 +4,7 @@ use super::{Exec, Op};
 use crate::container::terminal::is_multiplexer;
 use crate::ipc::Reply;
 use crate::keeper::Keeper;
+use crate::keeper::context::Context;
 use crate::keeper::pace::{self, Pace};
 use crate::keeper::poll::{Source, Token};
 use crate::protocol::Reason;
@@ -130,7 +131,7 @@ impl Keeper {
         let Some(i) = self.orphans.iter().position(|o| o.child.pid == pid) else { return };
         let orphan = self.orphans.remove(i);
         if orphan.ending.is_some() {
-            self.kill_session(&orphan);
+            kill_session(&self.ctx, &orphan.group, orphan.child.pid);
         }
         self.ctx.poll.remove(&orphan.child.pidfd, orphan.token);
         if let Some(terminal) = orphan.terminal {
@@ -145,7 +146,7 @@ impl Keeper {
         for i in over {
             // Its end comes as an event; until then, once.
             self.orphans[i].ending = Some(Duration::MAX);
-            self.kill_session(&self.orphans[i]);
+            kill_session(&self.ctx, &self.orphans[i].group, self.orphans[i].child.pid);
         }
         let Self { ctx, orphans, .. } = self;
         for terminal in orphans.iter_mut().filter_map(|o| o.terminal.as_mut()).filter(|t| t.resume.is_some_and(|due| now >= due)) {
@@ -153,16 +154,16 @@ impl Keeper {
             let _ = ctx.poll.interest(&terminal.master, terminal.token, true, false);
         }
     }
+}
 
-    /// Kills all of its session that is still in the container's group. Its leader is not waited for yet, so the session's number is still its own.
-    fn kill_session(&self, orphan: &Orphan) {
-        for pid in self.ctx.layout.group(&orphan.group).pids() {
-            // Opened first, looked at second: the number cannot come to mean another process in between.
-            if let Ok(pidfd) = pidfd_open(pid)
-                && session(pid) == Some(orphan.child.pid)
-            {
-                let _ = pidfd_send(&pidfd, libc::SIGKILL);
-            }
+/// Kills all of a session that is still in a container's group. Its leader is not waited for yet, so the session's number is still its own.
+pub fn kill_session(ctx: &Context, group: &str, leader: i32) {
+    for pid in ctx.layout.group(group).pids() {
+        // Opened first, looked at second: the number cannot come to mean another process in between.
+        if let Ok(pidfd) = pidfd_open(pid)
+            && session(pid) == Some(leader)
+        {
+            let _ = pidfd_send(&pidfd, libc::SIGKILL);
         }
     }
 }

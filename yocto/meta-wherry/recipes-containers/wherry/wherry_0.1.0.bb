@@ -41,11 +41,13 @@ INITSCRIPT_PARAMS = "defaults 95 05"
 
 # The numbers of Wherry's settings; members of the group wherry may use keeper's socket.
 USERADD_PACKAGES = "${PN}"
-GROUPADD_PARAM:${PN} = "--system --gid 65501 wherry; --system --gid 65502 wherry-hash; --system --gid 65503 wherry-unpack"
+GROUPADD_PARAM:${PN} = "--system --gid 65501 wherry; --system --gid 65502 wherry-hash; --system --gid 65503 wherry-unpack; \
+    --system --gid 65504 wherry-probe"
 USERADD_PARAM:${PN} = "\
     --system --uid 65501 --gid wherry --no-create-home --home-dir / --shell /bin/false wherry; \
     --system --uid 65502 --gid wherry-hash --no-create-home --home-dir / --shell /bin/false wherry-hash; \
-    --system --uid 65503 --gid wherry-unpack --no-create-home --home-dir / --shell /bin/false wherry-unpack \
+    --system --uid 65503 --gid wherry-unpack --no-create-home --home-dir / --shell /bin/false wherry-unpack; \
+    --system --uid 65504 --gid wherry-probe --no-create-home --home-dir / --shell /bin/false wherry-probe \
 "
 
 # The merge of 64-bit comparisons in libseccomp before 2.6.1 can weaken a filter (GHSA-4q85-33p6-j5g6).

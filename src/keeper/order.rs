@@ -1,0 +1,52 @@
+//! The containers of an app as [`trial`] sees them: who may start now, and who has to be restarted because it is unhealthy.
+
+use crate::keeper::Keeper;
+use crate::keeper::containers::Live;
+use crate::keeper::context::Context;
+use crate::keeper::deploy::App;
+use crate::keeper::lifecycle::Event;
+use crate::keeper::trial::{self, Part};
+use crate::manifest::Name;
+use crate::protocol::Health;
+use std::time::Duration;
+
+/// What matters of a container.
+pub fn part<'a>(live: &'a Live, held: &[Name]) -> Part<'a> {
+    Part {
+        name: &live.key.container,
+        life: &live.life,
+        begun: live.begun && live.next.is_none(),
+        health: live.health(),
+        why: live.checkup.why(),
+        policy: live.ready.rules.restart.policy,
+        held: held.contains(&live.key.container),
+    }
+}
+
+/// Starts what is wanted and need not wait for another container any more.
+pub fn start_wanted(app: &mut App, ctx: &mut Context, held: &[Name], now: Duration) {
+    for i in 0..app.live.len() {
+        let live = &app.live[i];
+        let waits = |name: &Name| {
+            let other = app.live.iter().find(|l| l.key.container == *name && !l.doomed);
+            other.is_some_and(|other| !trial::lets_start(&part(other, held)))
+        };
+        if live.wanted && !live.doomed && !live.ready.after.iter().any(waits) {
+            app.live[i].event(ctx, Event::Start, now);
+        }
+    }
+}
+
+impl Keeper {
+    /// Restarts what its check calls unhealthy, as its policy says. A new version on trial fails instead.
+    pub fn restart_unhealthy(&mut self, name: &Name, now: Duration) {
+        let Self { ctx, apps, .. } = self;
+        let Some(app) = apps.iter_mut().find(|a| a.name == *name) else { return };
+        if app.work.as_ref().is_some_and(|w| w.is_trial()) {
+            return;
+        }
+        for live in app.live.iter_mut().filter(|l| l.health() == Some(Health::Unhealthy)) {
+            live.event(ctx, Event::Unhealthy, now);
+        }
+    }
+}
