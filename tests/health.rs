@@ -113,7 +113,11 @@ fn a_server_on_one_loopback_only_is_found_by_its_port_or_by_its_address() {
 
 #[test]
 fn a_check_in_the_devices_own_network_asks_there() {
-    let device = Device::new();
+    let mut device = Device::prepared(json!({}));
+    device.file("policy.json", json!({"host_network": true}).to_string());
+    device.broker.up();
+    device.start();
+    device.online();
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let host = |port: u16| with(checked("exec sleep 1000", json!({"tcp": port})), json!({"network": {"mode": "host"}}));

@@ -352,7 +352,7 @@ impl Stand {
             self.row(signed(&own(10), json!({"x-note": "not the same"})), "conflict", "already used"),
             self.row(signed(&loose(66, sleeper()), json!({})), "bad_value", "containers.main.image"),
             self.row(signed(&own(67), json!({"containers": {}})), "bad_value", "containers"),
-            self.row(signed(&own(68), json!({"rollout": 1})), "unsupported", "rollout"),
+            self.row(signed(&own(68), json!({"rollout": 1})), "bad_value", "rollout"),
             self.row(sealed("desired", b"{\"wherry\": 1, \"app\": \"web\"", &[&self.team]), "malformed", "text ends"),
         ];
         let mut group = self.row(signed(&own(69), json!({})), "wrong_target", "not this device");
