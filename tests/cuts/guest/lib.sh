@@ -49,7 +49,7 @@ answers() {
 # Nothing is on its way any more, and no stage works.
 settled() {
     wherry --json ls >/srv/ls || return 1
-    ! grep -qE '"state":"(received|accepted|fetching|staged|starting|stopping|restarting)"' /srv/ls || return 1
+    ! grep -qE '"state":"(received|accepted|fetching|staged|starting|testing|stopping|restarting)"' /srv/ls || return 1
     read -r children <"/proc/$keeper/task/$keeper/children"
     for child in $children; do
         ! grep -q stage "/proc/$child/cmdline" 2>/dev/null || return 1
