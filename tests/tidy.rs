@@ -247,7 +247,7 @@ fn a_forbidden_edge_between_rooms_is_found_however_it_is_written() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Pure rooms
 
-const PURE: [&str; 16] = [
+const PURE: [&str; 17] = [
     "manifest",
     "config",
     "protocol",
@@ -263,6 +263,7 @@ const PURE: [&str; 16] = [
     "keeper/pace",
     "keeper/admission",
     "keeper/policy",
+    "keeper/guard",
     "keeper/rollout",
 ];
 const EFFECTS: [&str; 6] = ["std::fs", "std::net", "std::process", "std::env", "std::os::unix::net", "tokio"];

@@ -129,6 +129,8 @@ pub struct Limits {
     pub fetch_timeout_s: u32,
     /// Most memory for the output of all containers together, in bytes.
     pub max_log_bytes: u64,
+    /// Seconds that a new version in the device's network has for the broker to be reached again.
+    pub guard_s: u32,
 }
 
 /// How images are downloaded.
@@ -261,7 +263,7 @@ static SYSLOG: [Field; 2] = [
     Field::default("socket", Kind::Text(&PATH), "/dev/log", "Its datagram socket."),
 ];
 
-static LIMITS: [Field; 4] = [
+static LIMITS: [Field; 5] = [
     Field::default("max_image_bytes", Kind::Size(4096, 1 << 40), "512M", "Most bytes of an image, unpacked."),
     Field::default("max_image_inodes", Kind::Whole(1, 100_000_000), "100000", "Most files, directories and links of an image."),
     Field::default("fetch_timeout_s", Kind::Whole(1, 86_400), "600", "Seconds after which bringing in an image is given up."),
@@ -270,6 +272,12 @@ static LIMITS: [Field; 4] = [
         Kind::Size(64 << 10, 1 << 30),
         "4M",
         "Most memory for the output of all containers; when their rings want more, each has its share.",
+    ),
+    Field::default(
+        "guard_s",
+        Kind::Whole(5, 86_400),
+        "180",
+        "Seconds in which the broker must be reached after a new version in the device's own network, or the one before runs again.",
     ),
 ];
 
@@ -350,6 +358,7 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
             max_image_inodes: limits.parse("max_image_inodes")?,
             fetch_timeout_s: limits.parse("fetch_timeout_s")?,
             max_log_bytes: limits.size("max_log_bytes")?,
+            guard_s: limits.parse("guard_s")?,
         },
         fetch: fetch(view, found)?,
         syslog: Syslog { all: syslog.flag("all"), socket: syslog.text("socket")?.to_owned() },

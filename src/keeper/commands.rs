@@ -165,7 +165,8 @@ impl Keeper {
         if entry.state != State::Failed {
             return Err(failure(Reason::BadValue, format!("{app} has not failed, it is {}", entry.state)));
         }
-        let origin = entry.origin.clone();
+        let (origin, newest, kept) = (entry.origin.clone(), entry.newest.clone(), entry.kept.clone());
+        self.arm_guard(app, &newest, kept.as_ref());
         let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && e.origin == origin) else { return Ok(()) };
         entry.newest.attempt = entry.newest.attempt.saturating_add(1);
         (entry.state, entry.refusal) = (State::Accepted, None);

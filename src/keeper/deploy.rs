@@ -4,10 +4,11 @@
 
 use crate::container;
 use crate::image::Digest;
-use crate::ipc::{Ack, Download, Failure, Origin, Refusal};
+use crate::ipc::{Ack, Download, Failure, LinkState, Origin, Refusal};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
+use crate::keeper::guard;
 use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::order;
 use crate::keeper::plan::{self, Change, Ready};
@@ -42,6 +43,8 @@ pub struct Work {
     retry: Option<Duration>,
     /// When the new version's trial is looked at again, by time alone.
     trial: Option<Duration>,
+    /// It must show that the broker can be reached; since when it has worked otherwise.
+    guard: Option<Option<Duration>>,
     /// Downloads for it that ended with the agent.
     lost: u32,
 }
@@ -78,7 +81,7 @@ impl App {
 
 impl Work {
     fn new(origin: Origin, version: Version, aim: Aim) -> Self {
-        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None, trial: None, lost: 0 }
+        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None, trial: None, guard: None, lost: 0 }
     }
 
     /// When it wants to be carried on without any other event.
@@ -205,6 +208,9 @@ impl Keeper {
             _ => State::Accepted,
         };
         self.desired.beside.accepted(m, origin);
+        if *origin != Origin::Local && self.needs_guard(m, kept.as_ref()) {
+            self.desired.beside.guarded.push(m.app.clone());
+        }
         let mark = m.seq.max(old.as_ref().and_then(|e| e.mark));
         let first = (state, refusal.clone());
         let (origin_, app, held) = (origin.clone(), m.app.clone(), Vec::new());
@@ -290,7 +296,10 @@ impl Keeper {
             Some(e) if e.newest.removal => Some(Work::new(e.origin, e.newest, Aim::Remove)),
             Some(e) if e.state == State::Running => Some(Work::new(e.origin, e.newest, Aim::Restore)),
             Some(e) if e.state == State::Failed || self.stays_held(&e) => e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore)),
-            Some(e) => Some(Work::new(e.origin, e.newest, Aim::Deploy)),
+            Some(e) => {
+                let guard = self.desired.beside.guarded.contains(name).then_some(None);
+                Some(Work { guard, ..Work::new(e.origin, e.newest, Aim::Deploy) })
+            }
         };
         // What stage is bringing in belongs to the work that ends here.
         self.stop_stage_of(name);
@@ -584,7 +593,8 @@ impl Keeper {
         let grace = if self.has_kept(name) { trial::GRACE } else { Duration::ZERO };
         match trial::judge(wanted().filter(|l| l.next.is_none()).map(|l| order::part(l, &held)), grace, now) {
             Finding::Bad(reason, message) => self.fail(name, failure(reason, message)),
-            Finding::Good if up => self.commit(name),
+            Finding::Good if up && self.is_connected(name, now) => self.commit(name),
+            Finding::Good if up => {}
             open => {
                 let until = if let Finding::Wait(until) = open { until } else { None };
                 let Some(work) = self.work_mut(name) else { return };
@@ -595,6 +605,42 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// The guard of a new version, where it has one, is content. Otherwise the version fails, or waits for the next answer of the broker.
+    fn is_connected(&mut self, name: &Name, now: Duration) -> bool {
+        let grace = Duration::from_secs(self.ctx.settings.limits.guard_s.into());
+        let link = &self.agent.link;
+        let acknowledged = link.last_out_s.filter(|_| link.state == LinkState::Online);
+        let Some(work) = self.work_mut(name) else { return true };
+        let Some(since) = work.guard.as_mut() else { return true };
+        let (first, since) = (since.is_none(), *since.get_or_insert(now));
+        match guard::judge(since, acknowledged, grace, now) {
+            Finding::Good => return true,
+            Finding::Bad(reason, message) => self.fail(name, failure(reason, message)),
+            Finding::Wait(until) => {
+                work.trial = until;
+                if first && work.phase == Phase::Starting {
+                    work.phase = Phase::Testing;
+                    self.tell(name, State::Testing, None);
+                }
+                // Something for the broker to acknowledge.
+                self.ctx.dirty = true;
+            }
+        }
+        false
+    }
+
+    /// Before another attempt.
+    pub fn arm_guard(&mut self, app: &Name, newest: &Version, kept: Option<&Version>) {
+        if self.document(newest).is_some_and(|m| self.needs_guard(&m, kept)) {
+            self.desired.beside.guarded.push(app.clone());
+        }
+    }
+
+    fn needs_guard(&self, m: &Manifest, runs: Option<&Version>) -> bool {
+        let up_for = self.link_since.map(|since| self.now().saturating_sub(since));
+        guard::is_needed(m, runs.and_then(|v| self.document(v)).as_ref(), up_for)
     }
 
     /// There is a version to go back to.
@@ -666,6 +712,7 @@ impl Keeper {
             entry.kept = None;
         }
         let ack = entry_ack(entry);
+        self.desired.beside.guarded.retain(|app| app != name);
         self.save_state();
         self.emit(&work.origin, ack);
     }

@@ -144,12 +144,15 @@ pub struct Beside {
     pub lifted: Vec<Name>,
     /// Apps and their containers that a command has stopped: another may start them again. What a person at the device has stopped, none may.
     pub stopped: Vec<(Name, Name)>,
+    /// Apps whose newest document, not yet in force, must leave the way to the broker open.
+    pub guarded: Vec<Name>,
 }
 
 impl Beside {
     /// A new document of an app was accepted: what a command did to the one before counts no more.
     pub fn accepted(&mut self, m: &Manifest, origin: &Origin) {
         self.stopped.retain(|(app, _)| *app != m.app);
+        self.guarded.retain(|app| *app != m.app);
         if *origin == Origin::Device {
             self.lifted.retain(|app| *app != m.app);
             self.lifted.extend((m.body == Body::Inherit).then(|| m.app.clone()));

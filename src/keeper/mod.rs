@@ -6,7 +6,7 @@
 //! | `desired` `rollout` `plan` `lifecycle` `ring` `pace` `events` | pure decisions: documents, versions, container life, output |
 //! | `policy` `admission` `admit` | what a document may ask for, and whether the device has it: two pure decisions, and what they are made of |
 //! | `trusted` `commands` | whose signature counts, keysets; what is done for a command |
-//! | `health` `trial` | pure decisions: is a container healthy; does a new version work, and in which order does it start |
+//! | `health` `trial` `guard` | pure decisions: is a container healthy; does a new version work, in which order does it start, does it keep the way to the broker |
 //! | `deploy` `order` | from a document to running containers; who starts when |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
 //! | `containers` `checks` `syslog` | one live container; its health checks; its output to the device's log |
@@ -26,6 +26,7 @@ mod deploy;
 pub mod desired;
 mod diag;
 mod events;
+pub mod guard;
 mod health;
 pub mod lifecycle;
 mod order;
@@ -105,6 +106,8 @@ pub struct Keeper {
     listener: OwnedFd,
     signals: SignalFd,
     stats_due: Duration,
+    /// Since when the link has been up.
+    link_since: Option<Duration>,
     /// Statistics come more often until then.
     watched_until: Duration,
     /// What the running session of the link has asked.
@@ -361,6 +364,7 @@ impl Keeper {
     }
 
     fn on_link(&mut self, link: crate::ipc::Link) {
+        let now = self.now();
         let known = &self.agent.link;
         if (link.state == LinkState::Online) != (known.state == LinkState::Online) {
             let up = link.state == LinkState::Online;
@@ -368,6 +372,7 @@ impl Keeper {
             let detail = if up { format!("up, {}", link.broker) } else { format!("down, {}{why}", link.broker) };
             self.ctx.happened(Happening::new(What::Link, detail));
         }
+        self.link_since = self.link_since.or(Some(now)).filter(|_| link.state == LinkState::Online);
         let online = link.state == LinkState::Online && (known.state, known.conn) != (LinkState::Online, link.conn);
         if link.conn != self.agent.link.conn
             && let Err(e) = self.ctx.runtime.set_number("conn", link.conn)

@@ -217,6 +217,7 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         listener,
         signals,
         stats_due: Duration::ZERO,
+        link_since: None,
         watched_until: Duration::ZERO,
         obeyed: Obeyed::default(),
         report_due: None,

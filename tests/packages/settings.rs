@@ -74,6 +74,7 @@ config limits
 	option max_image_bytes '512M'
 	option max_image_inodes '100000'
 	option fetch_timeout_s '600'
+	option guard_s '180'
 	option max_log_bytes '4M'
 
 config syslog
