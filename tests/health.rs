@@ -413,6 +413,28 @@ fn an_upgrade_in_a_trial_carries_it_on() {
 }
 
 #[test]
+fn keeper_killed_at_any_moment_of_a_trial_brings_it_to_its_one_end() {
+    let mut device = Device::new();
+    first(&device);
+    // Spread by a fixed sequence (a linear congruential one), so that a failure can be repeated.
+    let mut random: u32 = 7;
+    for seq in 2..10 {
+        let check = with(exec("usleep 200000; test -e /tmp/up"), json!({"start_period": "20s"}));
+        let sha = device.publish(&numbered("web", seq, checked(&format!("sleep 0.7; touch /tmp/up; exec sleep 1000{seq}"), check)));
+        random = random.wrapping_mul(1_103_515_245).wrapping_add(12345);
+        let delay = Duration::from_millis(u64::from(random >> 16) % 2000);
+        std::thread::sleep(delay);
+        device.end(Signal::SIGKILL);
+        device.start();
+        device.ack(&sha, "running");
+        assert_eq!(command_line(&device, "web"), format!("sleep 1000{seq}"), "killed after {delay:?}");
+        becomes(&device, "web", "healthy");
+        let ends = |a: &Value| ["running", "failed", "superseded"].iter().any(|end| a["state"] == *end);
+        assert!(device.acks(&sha).iter().filter(|a| ends(a)).all(|a| a["state"] == "running"), "{:?}", device.acks(&sha));
+    }
+}
+
+#[test]
 fn a_healthy_container_is_found_healthy_by_the_next_keeper() {
     let mut device = Device::new();
     device.deploy(&manifest("web", checked("touch /tmp/up; exec sleep 1000", json!({"file": "/tmp/up"}))));
