@@ -12,7 +12,7 @@ fn containers(app: &str, all: Value) -> Value {
 
 /// A container with a check, with which all goes fast.
 fn checked(script: &str, check: Value) -> Value {
-    let check = with(json!({"interval": "1s", "timeout": "1s", "retries": 2}), check);
+    let check = with(json!({"interval": "1s", "retries": 2}), check);
     with(shell(script), json!({"health": check}))
 }
 
@@ -545,7 +545,7 @@ fn by_hand_one_container_starts_at_once_and_a_whole_app_in_order() {
 fn check_hostile(answers: &str, says: &str) {
     let device = Device::new();
     let script = format!("printf '#!/bin/sh\n{answers}\n' >/tmp/answer; chmod 755 /tmp/answer; exec busybox nc -ll -p 8080 -e /tmp/answer");
-    let check = json!({"http": {"port": 8080}, "start_period": "4s"});
+    let check = json!({"http": {"port": 8080}, "start_period": "4s", "timeout": "1s"});
     let sha = device.publish(&manifest("web", checked(&script, check)));
     device.ack(&sha, "testing");
     let ack = device.refused(&sha, "failed", "health");
@@ -587,7 +587,10 @@ fn a_server_that_hangs_up_is_no_server() {
 fn a_program_of_a_check_that_does_not_end_is_ended_with_what_it_started() {
     let device = Device::new();
     let never = json!({"restart": {"policy": "no"}});
-    let sha = device.publish(&manifest("web", with(checked("exec sleep 1000", exec("sleep 7777 & sleep 8888")), never)));
+    let sha = device.publish(&manifest(
+        "web",
+        with(checked("exec sleep 1000", with(exec("sleep 7777 & sleep 8888"), json!({"timeout": "1s"}))), never),
+    ));
     device.ack(&sha, "testing");
     eventually("the check runs", || (device.tasks("web").len() >= 4).then_some(()));
     let ack = device.refused(&sha, "failed", "health");
@@ -597,7 +600,8 @@ fn a_program_of_a_check_that_does_not_end_is_ended_with_what_it_started() {
 #[test]
 fn a_hung_check_leaves_no_process_behind_while_its_container_runs_on() {
     let device = Device::new();
-    let slow = exec("test -e /tmp/x || { touch /tmp/x; exit 0; }; trap '' HUP TERM; sleep 7777 & sleep 8888");
+    let slow =
+        with(exec("test -e /tmp/x || { touch /tmp/x; exit 0; }; trap '' HUP TERM; sleep 7777 & sleep 8888"), json!({"timeout": "1s"}));
     device.deploy(&manifest("web", with(checked("exec sleep 1000", slow), json!({"restart": {"policy": "no"}}))));
     becomes(&device, "web", "unhealthy");
     let tasks = eventually("only the container's own are there", || Some(device.tasks("web").len()).filter(|n| *n == 2));

@@ -7,6 +7,7 @@ use crate::ipc::{Conn, ExecArgs, ExecJob, Failure, FromLaunch, Scope, ToLaunch, 
 use crate::keeper::clients::kill_session;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
+use crate::keeper::deploy::shorten;
 use crate::keeper::health::{Action, Event, Watch};
 use crate::keeper::poll::{Source, Token};
 use crate::launch::NOT_THERE;
@@ -118,7 +119,7 @@ impl Live {
         let (Some(watch), Some(check)) = (&mut self.checkup.watch, &self.ready.health) else { return };
         let before = watch.health();
         watch.step(Event::Answer(answer.is_ok()), check, now);
-        self.checkup.why = answer.err();
+        self.checkup.why = answer.err().map(bounded);
         self.tell_health(ctx, before);
     }
 
@@ -273,6 +274,13 @@ impl Live {
             ctx.reap_later(child);
         }
     }
+}
+
+/// Names of programs and files in it may be long.
+fn bounded(mut why: String) -> String {
+    const MAX: usize = 256;
+    shorten(&mut why, MAX);
+    why
 }
 
 /// What the end of a check's process says.
