@@ -26,6 +26,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+/// Most processes of a container that are looked at to find those of a check that is given up: with thousands, and a check each second that hangs, it
+/// would have keeper do nothing else.
+const MAX_LOOKS: usize = 512;
+
 /// The health of a container that runs, as far as it has a check.
 #[derive(Default)]
 pub struct Checkup {
@@ -268,7 +272,7 @@ impl Live {
         if let Some((child, token)) = process {
             ctx.poll.remove(&child.pidfd, token);
             // First what it has started: once its leader is waited for, the session's number could be another's.
-            kill_session(ctx, self.group_path(), child.pid);
+            kill_session(ctx, self.group_path(), child.pid, MAX_LOOKS);
             let _ = pidfd_send(&child.pidfd, libc::SIGKILL);
             self.checkup.stuck = Some(child.pid);
             ctx.reap_later(child);
