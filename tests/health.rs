@@ -435,6 +435,27 @@ fn keeper_killed_at_any_moment_of_a_trial_brings_it_to_its_one_end() {
 }
 
 #[test]
+fn a_reboot_in_a_trial_tries_again_and_finds_the_way_back() {
+    let mut device = Device::new();
+    first(&device);
+    let sha = device.publish(&numbered("web", 2, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "2s"}))));
+    device.ack(&sha, "testing");
+    device.end(Signal::SIGKILL);
+    eventually("all processes are gone", || {
+        // It may have gone with its pid 1.
+        device.tasks("web").iter().for_each(|pid| drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL)));
+        device.processes().is_empty().then_some(())
+    });
+    nix::mount::umount(&device.dir.join("run")).unwrap();
+    device.broker.down();
+    device.start();
+    eventually("it has failed", || device.app("web").filter(|a| a["state"] == "failed"));
+    is_back(&device);
+    device.broker.up();
+    assert_eq!(device.refused(&sha, "failed", "health")["rolled_back_to"], 1);
+}
+
+#[test]
 fn a_healthy_container_is_found_healthy_by_the_next_keeper() {
     let mut device = Device::new();
     device.deploy(&manifest("web", checked("touch /tmp/up; exec sleep 1000", json!({"file": "/tmp/up"}))));
