@@ -442,8 +442,10 @@ fn a_reboot_in_a_trial_tries_again_and_finds_the_way_back() {
     device.ack(&sha, "testing");
     device.end(Signal::SIGKILL);
     eventually("all processes are gone", || {
-        // It may have gone with its pid 1.
-        device.tasks("web").iter().for_each(|pid| drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL)));
+        for pid in device.tasks("web") {
+            // It may have gone with its pid 1.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+        }
         device.processes().is_empty().then_some(())
     });
     nix::mount::umount(&device.dir.join("run")).unwrap();
