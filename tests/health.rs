@@ -12,7 +12,7 @@ fn containers(app: &str, all: Value) -> Value {
 
 /// A container with a check, with which all goes fast.
 fn checked(script: &str, check: Value) -> Value {
-    let check = with(json!({"interval": "1s", "timeout": "1s", "retries": 2}), check);
+    let check = with(json!({"interval": "1s", "retries": 2}), check);
     with(shell(script), json!({"health": check}))
 }
 
@@ -417,6 +417,51 @@ fn an_upgrade_in_a_trial_carries_it_on() {
 }
 
 #[test]
+fn keeper_killed_at_any_moment_of_a_trial_brings_it_to_its_one_end() {
+    let mut device = Device::new();
+    first(&device);
+    // Spread by a fixed sequence (a linear congruential one), so that a failure can be repeated.
+    let mut random: u32 = 7;
+    for seq in 2..10 {
+        let check = with(exec("usleep 200000; test -e /tmp/up"), json!({"start_period": "20s"}));
+        let sha = device.publish(&numbered("web", seq, checked(&format!("sleep 0.7; touch /tmp/up; exec sleep 1000{seq}"), check)));
+        random = random.wrapping_mul(1_103_515_245).wrapping_add(12345);
+        let delay = Duration::from_millis(u64::from(random >> 16) % 2000);
+        std::thread::sleep(delay);
+        device.end(Signal::SIGKILL);
+        device.start();
+        device.ack(&sha, "running");
+        assert_eq!(command_line(&device, "web"), format!("sleep 1000{seq}"), "killed after {delay:?}");
+        becomes(&device, "web", "healthy");
+        let ends = |a: &Value| ["running", "failed", "superseded"].iter().any(|end| a["state"] == *end);
+        assert!(device.acks(&sha).iter().filter(|a| ends(a)).all(|a| a["state"] == "running"), "{:?}", device.acks(&sha));
+    }
+}
+
+#[test]
+fn a_reboot_in_a_trial_tries_again_and_finds_the_way_back() {
+    let mut device = Device::new();
+    first(&device);
+    let sha = device.publish(&numbered("web", 2, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "2s"}))));
+    device.ack(&sha, "testing");
+    device.end(Signal::SIGKILL);
+    eventually("all processes are gone", || {
+        for pid in device.tasks("web") {
+            // It may have gone with its pid 1.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        device.processes().is_empty().then_some(())
+    });
+    nix::mount::umount(&device.dir.join("run")).unwrap();
+    device.broker.down();
+    device.start();
+    eventually("it has failed", || device.app("web").filter(|a| a["state"] == "failed"));
+    is_back(&device);
+    device.broker.up();
+    assert_eq!(device.refused(&sha, "failed", "health")["rolled_back_to"], 1);
+}
+
+#[test]
 fn a_healthy_container_is_found_healthy_by_the_next_keeper() {
     let mut device = Device::new();
     device.deploy(&manifest("web", checked("touch /tmp/up; exec sleep 1000", json!({"file": "/tmp/up"}))));
@@ -527,7 +572,7 @@ fn by_hand_one_container_starts_at_once_and_a_whole_app_in_order() {
 fn check_hostile(answers: &str, says: &str) {
     let device = Device::new();
     let script = format!("printf '#!/bin/sh\n{answers}\n' >/tmp/answer; chmod 755 /tmp/answer; exec busybox nc -ll -p 8080 -e /tmp/answer");
-    let check = json!({"http": {"port": 8080}, "start_period": "4s"});
+    let check = json!({"http": {"port": 8080}, "start_period": "4s", "timeout": "1s"});
     let sha = device.publish(&manifest("web", checked(&script, check)));
     device.ack(&sha, "testing");
     let ack = device.refused(&sha, "failed", "health");
@@ -569,7 +614,10 @@ fn a_server_that_hangs_up_is_no_server() {
 fn a_program_of_a_check_that_does_not_end_is_ended_with_what_it_started() {
     let device = Device::new();
     let never = json!({"restart": {"policy": "no"}});
-    let sha = device.publish(&manifest("web", with(checked("exec sleep 1000", exec("sleep 7777 & sleep 8888")), never)));
+    let sha = device.publish(&manifest(
+        "web",
+        with(checked("exec sleep 1000", with(exec("sleep 7777 & sleep 8888"), json!({"timeout": "1s"}))), never),
+    ));
     device.ack(&sha, "testing");
     eventually("the check runs", || (device.tasks("web").len() >= 4).then_some(()));
     let ack = device.refused(&sha, "failed", "health");
@@ -579,7 +627,8 @@ fn a_program_of_a_check_that_does_not_end_is_ended_with_what_it_started() {
 #[test]
 fn a_hung_check_leaves_no_process_behind_while_its_container_runs_on() {
     let device = Device::new();
-    let slow = exec("test -e /tmp/x || { touch /tmp/x; exit 0; }; trap '' HUP TERM; sleep 7777 & sleep 8888");
+    let slow =
+        with(exec("test -e /tmp/x || { touch /tmp/x; exit 0; }; trap '' HUP TERM; sleep 7777 & sleep 8888"), json!({"timeout": "1s"}));
     device.deploy(&manifest("web", with(checked("exec sleep 1000", slow), json!({"restart": {"policy": "no"}}))));
     becomes(&device, "web", "unhealthy");
     let tasks = eventually("only the container's own are there", || Some(device.tasks("web").len()).filter(|n| *n == 2));

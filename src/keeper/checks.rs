@@ -7,6 +7,7 @@ use crate::ipc::{Conn, ExecArgs, ExecJob, Failure, FromLaunch, Scope, ToLaunch, 
 use crate::keeper::clients::kill_session;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
+use crate::keeper::deploy::shorten;
 use crate::keeper::health::{Action, Event, Watch};
 use crate::keeper::poll::{Source, Token};
 use crate::launch::NOT_THERE;
@@ -24,6 +25,10 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+
+/// Most processes of a container that are looked at to find those of a check that is given up: with thousands, and a check each second that hangs, it
+/// would have keeper do nothing else.
+const MAX_LOOKS: usize = 512;
 
 /// The health of a container that runs, as far as it has a check.
 #[derive(Default)]
@@ -118,7 +123,7 @@ impl Live {
         let (Some(watch), Some(check)) = (&mut self.checkup.watch, &self.ready.health) else { return };
         let before = watch.health();
         watch.step(Event::Answer(answer.is_ok()), check, now);
-        self.checkup.why = answer.err();
+        self.checkup.why = answer.err().map(bounded);
         self.tell_health(ctx, before);
     }
 
@@ -267,12 +272,19 @@ impl Live {
         if let Some((child, token)) = process {
             ctx.poll.remove(&child.pidfd, token);
             // First what it has started: once its leader is waited for, the session's number could be another's.
-            kill_session(ctx, self.group_path(), child.pid);
+            kill_session(ctx, self.group_path(), child.pid, MAX_LOOKS);
             let _ = pidfd_send(&child.pidfd, libc::SIGKILL);
             self.checkup.stuck = Some(child.pid);
             ctx.reap_later(child);
         }
     }
+}
+
+/// Names of programs and files in it may be long.
+fn bounded(mut why: String) -> String {
+    const MAX: usize = 256;
+    shorten(&mut why, MAX);
+    why
 }
 
 /// What the end of a check's process says.

@@ -131,7 +131,7 @@ impl Keeper {
         let Some(i) = self.orphans.iter().position(|o| o.child.pid == pid) else { return };
         let orphan = self.orphans.remove(i);
         if orphan.ending.is_some() {
-            kill_session(&self.ctx, &orphan.group, orphan.child.pid);
+            kill_session(&self.ctx, &orphan.group, orphan.child.pid, usize::MAX);
         }
         self.ctx.poll.remove(&orphan.child.pidfd, orphan.token);
         if let Some(terminal) = orphan.terminal {
@@ -146,7 +146,7 @@ impl Keeper {
         for i in over {
             // Its end comes as an event; until then, once.
             self.orphans[i].ending = Some(Duration::MAX);
-            kill_session(&self.ctx, &self.orphans[i].group, self.orphans[i].child.pid);
+            kill_session(&self.ctx, &self.orphans[i].group, self.orphans[i].child.pid, usize::MAX);
         }
         let Self { ctx, orphans, .. } = self;
         for terminal in orphans.iter_mut().filter_map(|o| o.terminal.as_mut()).filter(|t| t.resume.is_some_and(|due| now >= due)) {
@@ -156,9 +156,10 @@ impl Keeper {
     }
 }
 
-/// Kills all of a session that is still in a container's group. Its leader is not waited for yet, so the session's number is still its own.
-pub fn kill_session(ctx: &Context, group: &str, leader: i32) {
-    for pid in ctx.layout.group(group).pids() {
+/// Kills all of a session that is still in a container's group, looking at so many of the group's processes, the newest first. Its leader is not
+/// waited for yet, so the session's number is still its own.
+pub fn kill_session(ctx: &Context, group: &str, leader: i32, most: usize) {
+    for pid in ctx.layout.group(group).pids().into_iter().rev().take(most) {
         // Opened first, looked at second: the number cannot come to mean another process in between.
         if let Ok(pidfd) = pidfd_open(pid)
             && session(pid) == Some(leader)
