@@ -74,3 +74,9 @@ fn first(root: &Node) -> Option<Found> {
     let unsigned_only = "signed envelopes are not supported by this version";
     envelope.map(|payload| Found::at(payload, Reason::Unsupported, unsigned_only)).or_else(|| document::version(root))
 }
+
+/// [`check`] for a manifest that was written in another language than JSON: `root` says what stands where in `text`.
+#[cfg(feature = "fleet")]
+pub(crate) fn check_tree(text: &str, root: &Node) -> (Option<Manifest>, Faults) {
+    DOCUMENT.examine_tree(text, root)
+}

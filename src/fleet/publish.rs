@@ -1,0 +1,303 @@
+//! `apply` and `rm`: publishes desired state, retained, and follows it on the devices.
+
+use super::address::Address;
+use super::args::Call;
+use super::document::{Loaded, Ready, load, tombstone, whom};
+use super::progress::{Followed, Outcome, sentence, summary};
+use super::session::{News, Session, block_on, now};
+use super::settings::{self, Settings};
+use super::topics;
+use crate::cli::print;
+use crate::exit::{Code, Error, note};
+use crate::manifest::{Id, Name, SCHEMA, Target, Whom};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long devices may take.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// How often a waiting line looks at the clock.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What is wanted of one app.
+enum Wanted {
+    Document(Box<Loaded>),
+    Removal { app: Name, volumes: bool },
+}
+
+/// One document for one topic.
+struct Order {
+    target: Target,
+    app: Name,
+    ready: Ready,
+    topic: String,
+}
+
+/// `wherryctl apply FILE...`.
+///
+/// # Errors
+/// A bad file or address, no connection, a device that did not take it.
+pub fn apply(call: &Call) -> Result<u8, Error> {
+    // Every file is looked at before anything is done.
+    let loaded: Vec<Result<Loaded, Error>> = call.operands.iter().map(|file| load("apply", file)).collect();
+    let loaded = loaded.into_iter().collect::<Result<Vec<_>, _>>()?;
+    for (i, one) in loaded.iter().enumerate() {
+        if let Some(other) = loaded[..i].iter().find(|other| other.manifest.app == one.manifest.app) {
+            return Err(Error::new(Code::BadData, format!("{} and {} are both for app {}", other.shown, one.shown, one.manifest.app)));
+        }
+    }
+    publish(call, loaded.into_iter().map(|l| Wanted::Document(Box::new(l))).collect())
+}
+
+/// `wherryctl rm APP`.
+///
+/// # Errors
+/// As [`apply`].
+pub fn remove(call: &Call) -> Result<u8, Error> {
+    publish(call, vec![Wanted::Removal { app: call.app(0)?, volumes: call.has("volumes") }])
+}
+
+fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
+    let settings = settings::load(call)?;
+    let given = Address::of(call)?;
+    let wanted = wanted.into_iter().map(|w| w.addressed(given.as_ref(), &settings.root)).collect::<Result<Vec<_>, _>>()?;
+    let timeout = call.duration("timeout")?.unwrap_or(TIMEOUT);
+    let least = call.parsed("expect", |word| word.parse::<usize>().map_err(|_| "must be a number of devices".into()))?;
+    block_on(async {
+        let mut session = Session::open(&settings, &filters(&settings, &wanted)).await?;
+        let orders = orders(&session, &wanted)?;
+        warn(&session, &orders);
+        if call.has("dry-run") {
+            orders.iter().try_for_each(|order| tell_order(call, order, "would publish"))?;
+            session.link.close().await;
+            return Ok(0);
+        }
+        let mut followed: Vec<Followed> = orders.iter().map(|order| follow(&session, order, least)).collect();
+        for order in &orders {
+            session.link.publish(order.topic.clone(), order.ready.payload.clone(), true);
+        }
+        session.link.flush().await?;
+        if call.has("no-wait") {
+            orders.iter().try_for_each(|order| tell_order(call, order, "published"))?;
+            session.link.close().await;
+            return Ok(0);
+        }
+        let view = View::new(call);
+        wait(&mut session, &orders, &mut followed, view, timeout).await?;
+        let result = verdict(call, &session, &orders, &followed, timeout);
+        session.link.close().await;
+        result
+    })
+}
+
+impl Wanted {
+    fn app(&self) -> &Name {
+        match self {
+            Self::Document(loaded) => &loaded.manifest.app,
+            Self::Removal { app, .. } => app,
+        }
+    }
+
+    /// With whom it is for: as the command line says, else as the document itself does.
+    fn addressed(self, given: Option<&Address>, root: &str) -> Result<(Self, Address), Error> {
+        let named = match &self {
+            Self::Document(loaded) => loaded.manifest.target.clone().map(|target| (loaded.shown.clone(), target)),
+            Self::Removal { .. } => None,
+        };
+        match (given, named) {
+            (_, Some((file, target))) if target.fleet != root => Err(Error::new(
+                Code::BadData,
+                format!("{file} is for fleet {}, and this is fleet {root}", target.fleet),
+            )
+            .hint("take `target` out of the file, or name the fleet by --root")),
+            (Some(given), Some((file, target))) if *given != Address::named(&target.whom) => {
+                Err(Error::usage(format!("{file} is for {}, and the command line for somebody else", whom(&target)))
+                    .hint("take `target` out of the file"))
+            }
+            (Some(given), _) => Ok((self, given.clone())),
+            (None, Some((_, target))) => Ok((self, Address::named(&target.whom))),
+            (None, None) => Err(Error::usage("nothing says whom it is for").hint("give --device ID, --group ID or --where SELECTOR")),
+        }
+    }
+
+    fn ready(&self, session: &Session, target: &Target) -> Result<Ready, Error> {
+        match self {
+            Self::Document(loaded) => loaded.ready(session.next_seq(self.app(), target, loaded.manifest.seq), target),
+            Self::Removal { app, volumes } => Ok(tombstone(app, session.next_seq(app, target, None), target, *volumes)),
+        }
+    }
+}
+
+fn filters(settings: &Settings, wanted: &[(Wanted, Address)]) -> Vec<String> {
+    let root = &settings.root;
+    let mut filters = BTreeSet::new();
+    for (wanted, address) in wanted {
+        let app = wanted.app();
+        let devices: Vec<Option<&Id>> = match address {
+            Address::Devices(ids) => ids.iter().map(Some).collect(),
+            Address::Group(_) | Address::Where(_) => vec![None],
+        };
+        for device in devices {
+            let ack = format!("ack/{app}");
+            filters.extend(["presence", "reported", &ack].map(|rest| topics::out(root, device, rest)));
+            filters.extend(device.map(|id| topics::desired(root, &Whom::Device(id.clone()), app)));
+        }
+        match address {
+            Address::Devices(_) => {}
+            Address::Group(id) => drop(filters.insert(topics::desired(root, &Whom::Group(id.clone()), app))),
+            Address::Where(_) => drop(filters.insert(topics::desired_everywhere(root, app))),
+        }
+    }
+    filters.into_iter().collect()
+}
+
+fn orders(session: &Session, wanted: &[(Wanted, Address)]) -> Result<Vec<Order>, Error> {
+    let mut orders = Vec::new();
+    for (wanted, address) in wanted {
+        for whom in address.resolve(&session.fleet, now())? {
+            let (target, app) = (session.target(&whom), wanted.app().clone());
+            let ready = wanted.ready(session, &target)?;
+            orders.push(Order { topic: topics::desired(&session.root, &whom, &app), target, app, ready });
+        }
+    }
+    Ok(orders)
+}
+
+/// What devices say beforehand that they cannot do, and that they were never there.
+fn warn(session: &Session, orders: &[Order]) {
+    for order in orders {
+        for id in audience(session, order) {
+            match session.fleet.devices.get(&id) {
+                None => note(&format!("warning: {id} was never seen by this broker; it gets the document when it comes")),
+                Some(device) => {
+                    let why = device.cannot_read(SCHEMA);
+                    why.iter().for_each(|why| note(&format!("warning: {id} cannot read the document for {}: {why}", order.app)));
+                }
+            }
+        }
+    }
+}
+
+/// Who is known to get an order: the device, or the members that have an app by the group.
+fn audience(session: &Session, order: &Order) -> BTreeSet<Id> {
+    match &order.target.whom {
+        Whom::Device(id) => BTreeSet::from([id.clone()]),
+        Whom::Group(_) => {
+            let member = |device: &super::seen::Device| device.apps.0.iter().any(|(_, report)| report.target == order.target);
+            session.fleet.devices.iter().filter(|(_, device)| member(device)).map(|(id, _)| id.clone()).collect()
+        }
+    }
+}
+
+fn follow(session: &Session, order: &Order, least: Option<usize>) -> Followed {
+    let group = matches!(order.target.whom, Whom::Group(_)).then(|| least.unwrap_or(1));
+    Followed::new(order.app.clone(), order.ready.sha256, audience(session, order), group, now())
+}
+
+fn tell_order(call: &Call, order: &Order, what: &str) -> Result<(), Error> {
+    let Order { target, app, ready, topic } = order;
+    if call.json() {
+        let document: serde_json::Value = serde_json::from_slice(&ready.payload).unwrap_or_default();
+        return print::json(&json!({"topic": topic, "seq": ready.seq, "sha256": ready.sha256.hex(), "document": document}));
+    }
+    print::line(&format!("{what} {app} for {}: {topic}, seq {}, {} bytes", whom(target), ready.seq, ready.payload.len()))
+}
+
+async fn wait(
+    session: &mut Session,
+    orders: &[Order],
+    followed: &mut [Followed],
+    mut view: View,
+    timeout: Duration,
+) -> Result<(), Error> {
+    let end = Instant::now() + timeout;
+    while !followed.iter().all(|f| f.is_done(now())) && Instant::now() < end {
+        match session.next((Instant::now() + TICK).min(end)).await? {
+            Some((News::Ack(device, ack), _)) => {
+                let news = followed.iter_mut().any(|f| f.take(&device, &ack, now()));
+                if news {
+                    view.step(&device, &ack, followed)?;
+                }
+            }
+            Some((News::Other, message)) => {
+                let echo = |order: &Order| order.topic == message.topic && order.ready.payload == message.payload;
+                orders.iter().zip(followed.iter_mut()).filter(|(order, _)| echo(order)).for_each(|(_, f)| f.echoed = true);
+            }
+            _ => {}
+        }
+    }
+    view.end()
+}
+
+/// How the steps are shown: lines, JSON, or for a person at a terminal one line that is written over below the ends.
+struct View {
+    json: bool,
+    rewrite: bool,
+    open: bool,
+}
+
+impl View {
+    fn new(call: &Call) -> Self {
+        Self { json: call.json(), rewrite: !call.json() && print::on_terminal(), open: false }
+    }
+
+    fn step(&mut self, device: &Id, ack: &crate::protocol::Ack, followed: &[Followed]) -> Result<(), Error> {
+        match () {
+            () if self.json => print::json(&json!({"device": device, "ack": ack})),
+            () if !self.rewrite => print::line(&sentence(device, ack)),
+            () => {
+                let line = if ack.state.is_terminal() { format!("{}\n", sentence(device, ack)) } else { String::new() };
+                let outcomes: Vec<Outcome> = followed.iter().flat_map(Followed::outcomes).collect();
+                self.open = true;
+                print::bytes(format!("\r\x1b[K{line}{}", summary(&outcomes)).as_bytes())
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.open) { print::line("") } else { Ok(()) }
+    }
+}
+
+/// The exit code, or what went wrong.
+fn verdict(call: &Call, session: &Session, orders: &[Order], followed: &[Followed], timeout: Duration) -> Result<u8, Error> {
+    let outcomes: Vec<Outcome> = followed.iter().flat_map(Followed::outcomes).collect();
+    if call.json() {
+        let row = |o: &Outcome| json!({"device": o.device, "app": o.app, "state": o.ack.as_ref().map(|a| a.state), "good": o.is_good()});
+        print::json(&json!({"outcomes": outcomes.iter().map(row).collect::<Vec<_>>()}))?;
+    }
+    let what = format!("cannot {} {}", call.verb.name, orders.iter().map(|o| o.app.as_str()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", "));
+    let bad: Vec<&Outcome> = outcomes.iter().filter(|o| !o.is_good()).collect();
+    let more = if bad.len() > 1 { format!(", and {} more", bad.len() - 1) } else { String::new() };
+    if let Some((device, ack)) = bad.iter().find(|o| !o.is_open()).and_then(|o| Some((&o.device, o.ack.as_ref()?))) {
+        return Err(Error::new(Code::Failed, format!("{what}: {}{more}", sentence(device, ack))));
+    }
+    let seconds = timeout.as_secs_f32();
+    if let Some(open) = bad.first() {
+        let did = match &open.ack {
+            None => format!("{} did not answer within {seconds} s", open.device),
+            Some(ack) => format!("{} was not done within {seconds} s, only {}", open.device, ack.state),
+        };
+        return Err(hinted(Error::new(Code::Unavailable, format!("{what}: {did}{more}")), session, followed, &open.device));
+    }
+    match followed.iter().map(Followed::missing).max() {
+        Some(missing) if missing > 0 => {
+            let e = Error::new(Code::Unavailable, format!("{what}: {missing} less than expected answered within {seconds} s"));
+            Err(if followed.iter().all(|f| f.echoed) { e } else { e.hint(NOT_KEPT) })
+        }
+        _ => Ok(0),
+    }
+}
+
+const NOT_KEPT: &str = "the broker did not pass the document on: does its access list let the operator write desired state?";
+
+fn hinted(e: Error, session: &Session, followed: &[Followed], device: &Id) -> Error {
+    let link = session.fleet.devices.get(device).map(|d| d.link(now()));
+    match link {
+        _ if !followed.iter().all(|f| f.echoed) => e.hint(NOT_KEPT),
+        Some(super::seen::Link::Online) => e.hint("it is online; --timeout gives it longer"),
+        Some(_) => e.hint("it is not online, and gets the document when it comes back"),
+        None => e,
+    }
+}

@@ -1,0 +1,110 @@
+//! A connection together with what was heard over it.
+
+use super::document::next_seq;
+use super::link::{Link, Message};
+use super::seen::Fleet;
+use super::settings::Settings;
+use super::topics::{self, Heard, What, heard};
+use crate::exit::{Code, Error};
+use crate::manifest::{Id, Name, Target, Whom};
+use crate::protocol::Ack;
+use crate::sys::time::{boottime, unix_ms};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A connection, and what was heard over it.
+pub struct Session {
+    /// The connection.
+    pub link: Link,
+    /// All devices.
+    pub fleet: Fleet,
+    /// Documents that the broker keeps, by topic.
+    pub kept: BTreeMap<String, Vec<u8>>,
+    /// Root topic.
+    pub root: String,
+}
+
+/// What a message was.
+#[derive(Debug)]
+pub enum News {
+    /// A step of an app.
+    Ack(Id, Ack),
+    /// A device said this; `true` if that was new.
+    Device(Heard, bool),
+    /// A document of desired state, or something else.
+    Other,
+}
+
+/// Of a document, only its number.
+#[derive(Deserialize)]
+struct Numbered {
+    seq: Option<u64>,
+}
+
+impl Session {
+    /// Connects, subscribes, and takes in what the broker kept.
+    ///
+    /// # Errors
+    /// No connection, or a refused subscription.
+    pub async fn open(settings: &Settings, filters: &[String]) -> Result<Self, Error> {
+        let link = Link::connect(settings).await?;
+        let mut session = Self { link, fleet: Fleet::default(), kept: BTreeMap::new(), root: settings.root.clone() };
+        for message in session.link.subscribe(filters).await? {
+            session.take(&message);
+        }
+        Ok(session)
+    }
+
+    /// The next news; `None` when there are none until then.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub async fn next(&mut self, until: Instant) -> Result<Option<(News, Message)>, Error> {
+        Ok(self.link.next(until).await?.map(|message| (self.take(&message), message)))
+    }
+
+    fn take(&mut self, message: &Message) -> News {
+        let Some(heard) = heard(&self.root, &message.topic) else {
+            match message.payload.is_empty() {
+                true => self.kept.remove(&message.topic),
+                false => self.kept.insert(message.topic.clone(), message.payload.clone()),
+            };
+            return News::Other;
+        };
+        let news = self.fleet.take(&heard, &message.payload, now());
+        match (&heard.what, serde_json::from_slice(&message.payload)) {
+            (What::Ack(_), Ok(ack)) => News::Ack(heard.device, ack),
+            _ => News::Device(heard, news),
+        }
+    }
+
+    /// The next sequence number of an app for a target: above what the broker keeps and what devices have.
+    pub fn next_seq(&self, app: &Name, target: &Target, least: Option<u64>) -> u64 {
+        let kept = self.kept.get(&topics::desired(&self.root, &target.whom, app));
+        let kept = kept.and_then(|payload| serde_json::from_slice::<Numbered>(payload).ok()?.seq);
+        let had = self.fleet.devices.values().filter_map(|device| device.seq(app, target));
+        // The file's own number is the least that its author wants.
+        next_seq(unix_ms(), kept.into_iter().chain(had).chain(least.map(|n| n.saturating_sub(1))))
+    }
+
+    /// The fleet's name and whom in it.
+    pub fn target(&self, whom: &Whom) -> Target {
+        Target { fleet: self.root.clone(), whom: whom.clone() }
+    }
+}
+
+/// The clock that all decisions here use.
+pub fn now() -> Duration {
+    boottime()
+}
+
+/// Runs to the end, in this thread.
+///
+/// # Errors
+/// Those of `work`, or there is no runtime.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    runtime.map_err(|e| Error::new(Code::Internal, format!("cannot start: {e}")))?.block_on(work)
+}
