@@ -22,12 +22,14 @@ pub fn diff(call: &Call) -> Result<u8, Error> {
     let loaded = load("compare", &call.operands[0])?;
     let settings = settings::load(call)?;
     let named = loaded.manifest.target.as_ref().map(|target| Address::named(&target.whom));
-    let address = Address::of(call)?.or(named).ok_or_else(|| {
-        Error::usage("nothing says whom it is compared with").hint("give --device ID, --group ID or --where SELECTOR")
-    })?;
+    let address = Address::of(call)?
+        .or(named)
+        .ok_or_else(|| Error::usage("nothing says whom it is compared with").hint("give --device ID, --group ID or --where SELECTOR"))?;
     let app = loaded.manifest.app.clone();
     let filters: Vec<String> = match &address {
-        Address::Devices(ids) => ids.iter().map(|id| topics::desired(&settings.root, &crate::manifest::Whom::Device(id.clone()), &app)).collect(),
+        Address::Devices(ids) => {
+            ids.iter().map(|id| topics::desired(&settings.root, &crate::manifest::Whom::Device(id.clone()), &app)).collect()
+        }
         Address::Group(id) => vec![topics::desired(&settings.root, &crate::manifest::Whom::Group(id.clone()), &app)],
         Address::Where(_) => ["presence", "reported"]
             .map(|rest| topics::out(&settings.root, None, rest))
@@ -79,7 +81,8 @@ fn changes(kept: Option<&[u8]>, wanted: &Value) -> Vec<Change> {
 }
 
 fn compare(path: &str, before: &Value, after: &Value, found: &mut Vec<Change>) {
-    let change = |before: Option<&Value>, after: Option<&Value>, path: String| Change { path, before: before.cloned(), after: after.cloned() };
+    let change =
+        |before: Option<&Value>, after: Option<&Value>, path: String| Change { path, before: before.cloned(), after: after.cloned() };
     let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match (before, after) {
         _ if before == after => {}

@@ -192,27 +192,42 @@ mod tests {
 
     #[test]
     fn a_number_is_never_below_what_was_used() {
-        for (now, used, expected) in [(1000, vec![], 1000), (1000, vec![5, 999], 1000), (1000, vec![1000], 1001), (0, vec![], 1), (1, vec![7, 3], 8)] {
+        for (now, used, expected) in
+            [(1000, vec![], 1000), (1000, vec![5, 999], 1000), (1000, vec![1000], 1001), (0, vec![], 1), (1, vec![7, 3], 8)]
+        {
             assert_eq!(next_seq(now, used.clone()), expected, "{now} {used:?}");
         }
     }
 
     #[test]
     fn what_is_published_has_number_and_target_in_front_and_is_otherwise_what_the_file_says() {
-        let yaml = "containers:\n  a:\n    image: {ref: 'oci:/x'}\n    resources: {cpu: {quota: .5}}\napp: web\nseq: 3\nwherry: 1\nx-by: me\n";
+        let yaml =
+            "containers:\n  a:\n    image: {ref: 'oci:/x'}\n    resources: {cpu: {quota: .5}}\napp: web\nseq: 3\nwherry: 1\nx-by: me\n";
         let ready = loaded(Language::Yaml, yaml).ready(7, &target()).unwrap();
         let expected = r#"{"app":"web","wherry":1,"seq":7,"target":{"fleet":"wherry","device":"r"},"containers":{"a":{"image":{"ref":"oci:/x"},"resources":{"cpu":{"quota":0.5}}}},"x-by":"me"}"#;
         assert_eq!((String::from_utf8(ready.payload).unwrap().as_str(), ready.seq), (expected, 7));
         let toml = "wherry = 1\napp = \"web\"\nremove = true\n";
         let removal = loaded(Language::Toml, toml).ready(9, &target()).unwrap();
-        assert_eq!(removal, Ready { payload: br#"{"wherry":1,"app":"web","seq":9,"target":{"fleet":"wherry","device":"r"},"remove":true}"#.to_vec(), ..removal.clone() });
+        assert_eq!(
+            removal,
+            Ready {
+                payload: br#"{"wherry":1,"app":"web","seq":9,"target":{"fleet":"wherry","device":"r"},"remove":true}"#.to_vec(),
+                ..removal.clone()
+            }
+        );
         assert_eq!(tombstone(&"web".parse().unwrap(), 9, &target(), false), removal);
         assert!(parse(&tombstone(&"web".parse().unwrap(), 9, &target(), true).payload).is_ok());
     }
 
     #[test]
     fn what_is_too_large_for_a_device_is_refused_by_its_size_on_the_wire() {
-        let text = |size: usize| format!("wherry: 1\napp: web\nx-note: {}\n{}containers: {{a: {{image: {{ref: 'oci:/x'}}}}}}\n", "n".repeat(size), "#\n".repeat(20_000));
+        let text = |size: usize| {
+            format!(
+                "wherry: 1\napp: web\nx-note: {}\n{}containers: {{a: {{image: {{ref: 'oci:/x'}}}}}}\n",
+                "n".repeat(size),
+                "#\n".repeat(20_000)
+            )
+        };
         assert!(examine("x", Language::Yaml, &text(MAX_PAYLOAD - 1000)).0.is_some());
         let (none, faults) = examine("x", Language::Yaml, &text(MAX_PAYLOAD));
         assert!(none.is_none() && faults.first_reason() == Reason::Oversize, "{faults}");

@@ -265,7 +265,9 @@ fn config(tls: &Tls) -> Result<ClientConfig, Error> {
     let chain = certificates(certificate)?;
     let key_der = PrivateKeyDer::from_pem_slice(&pem(key)?)
         .map_err(|_| bad(key, "holds no unencrypted private key in PEM (PKCS #8, PKCS #1 or SEC 1)"))?;
-    builder.with_client_auth_cert(chain, key_der).map_err(|e| bad(certificate, &format!("does not work together with {}: {e}", key.display())))
+    builder
+        .with_client_auth_cert(chain, key_der)
+        .map_err(|e| bad(certificate, &format!("does not work together with {}: {e}", key.display())))
 }
 
 fn bad(file: &Path, what: &str) -> Error {

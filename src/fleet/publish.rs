@@ -106,11 +106,10 @@ impl Wanted {
             Self::Removal { .. } => None,
         };
         match (given, named) {
-            (_, Some((file, target))) if target.fleet != root => Err(Error::new(
-                Code::BadData,
-                format!("{file} is for fleet {}, and this is fleet {root}", target.fleet),
-            )
-            .hint("take `target` out of the file, or name the fleet by --root")),
+            (_, Some((file, target))) if target.fleet != root => {
+                Err(Error::new(Code::BadData, format!("{file} is for fleet {}, and this is fleet {root}", target.fleet))
+                    .hint("take `target` out of the file, or name the fleet by --root"))
+            }
             (Some(given), Some((file, target))) if *given != Address::named(&target.whom) => {
                 Err(Error::usage(format!("{file} is for {}, and the command line for somebody else", whom(&target)))
                     .hint("take `target` out of the file"))
@@ -204,13 +203,7 @@ fn tell_order(call: &Call, order: &Order, what: &str) -> Result<(), Error> {
     print::line(&format!("{what} {app} for {}: {topic}, seq {}, {} bytes", whom(target), ready.seq, ready.payload.len()))
 }
 
-async fn wait(
-    session: &mut Session,
-    orders: &[Order],
-    followed: &mut [Followed],
-    mut view: View,
-    timeout: Duration,
-) -> Result<(), Error> {
+async fn wait(session: &mut Session, orders: &[Order], followed: &mut [Followed], mut view: View, timeout: Duration) -> Result<(), Error> {
     let end = Instant::now() + timeout;
     while !followed.iter().all(|f| f.is_done(now())) && Instant::now() < end {
         match session.next((Instant::now() + TICK).min(end)).await? {
@@ -267,7 +260,11 @@ fn verdict(call: &Call, session: &Session, orders: &[Order], followed: &[Followe
         let row = |o: &Outcome| json!({"device": o.device, "app": o.app, "state": o.ack.as_ref().map(|a| a.state), "good": o.is_good()});
         print::json(&json!({"outcomes": outcomes.iter().map(row).collect::<Vec<_>>()}))?;
     }
-    let what = format!("cannot {} {}", call.verb.name, orders.iter().map(|o| o.app.as_str()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", "));
+    let what = format!(
+        "cannot {} {}",
+        call.verb.name,
+        orders.iter().map(|o| o.app.as_str()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
+    );
     let bad: Vec<&Outcome> = outcomes.iter().filter(|o| !o.is_good()).collect();
     let more = if bad.len() > 1 { format!(", and {} more", bad.len() - 1) } else { String::new() };
     if let Some((device, ack)) = bad.iter().find(|o| !o.is_open()).and_then(|o| Some((&o.device, o.ack.as_ref()?))) {

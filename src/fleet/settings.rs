@@ -145,8 +145,7 @@ fn file(given: Option<String>, variable: impl Fn(&str) -> Option<OsString>) -> R
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Raw, Error> {
     let refuse = |why: String| {
-        Error::new(Code::BadData, format!("cannot read the settings {}: {why}", path.display()))
-            .hint("`wherryctl help` shows all settings")
+        Error::new(Code::BadData, format!("cannot read the settings {}: {why}", path.display())).hint("`wherryctl help` shows all settings")
     };
     let text = std::str::from_utf8(bytes).map_err(|_| refuse("they are not UTF-8".into()))?;
     let tree = Language::Toml.read(text).map_err(|wrong| {
@@ -282,7 +281,9 @@ mod tests {
 
     #[test]
     fn no_message_shows_a_password() {
-        for text in ["password = hunter2", "password = \"hunter2", "password = 4711", "password = [\"hunter2\"]", "password = \"hunter2\" x"] {
+        for text in
+            ["password = hunter2", "password = \"hunter2", "password = 4711", "password = [\"hunter2\"]", "password = \"hunter2\" x"]
+        {
             let found = raw(text).map(|_| ()).expect_err(text);
             assert!(!found.contains("hunter2") && !found.contains("4711"), "{found}");
         }

@@ -97,7 +97,15 @@ fn every(call: &Call, session: &Session) -> Result<u8, Error> {
             table.row(&[id.to_string(), link.clone(), "-".into(), "-".into()]);
         }
         for (name, app) in &device.apps.0 {
-            table.row(&[id.to_string(), link.clone(), name.clone(), state(app), or_dash(app.seq, |n| n.to_string()), from(&app.target), containers(app)]);
+            table.row(&[
+                id.to_string(),
+                link.clone(),
+                name.clone(),
+                state(app),
+                or_dash(app.seq, |n| n.to_string()),
+                from(&app.target),
+                containers(app),
+            ]);
         }
         notes.extend(device.unreadable.iter().map(|why| format!("{id}: its report cannot be read: {}\n", visible(why))));
     }
@@ -134,7 +142,14 @@ fn detail(id: &Id, device: &Device) -> Result<(), Error> {
     print::bytes(format!("device: {id}\n{text}").as_bytes())?;
     let mut table = Table::new(&["APP/CONTAINER", "STATE", "UP", "RESTARTS", "LAST EXIT", "NOTE"]);
     for (name, app) in &device.apps.0 {
-        table.row(&[name.clone(), state(app), String::new(), String::new(), String::new(), format!("{}, seq {}", from(&app.target), or_dash(app.seq, |n| n.to_string()))]);
+        table.row(&[
+            name.clone(),
+            state(app),
+            String::new(),
+            String::new(),
+            String::new(),
+            format!("{}, seq {}", from(&app.target), or_dash(app.seq, |n| n.to_string())),
+        ]);
         for (container, c) in &app.containers.0 {
             table.row(&row(&format!("{name}/{container}"), c));
         }

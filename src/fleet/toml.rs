@@ -10,7 +10,8 @@ use std::ops::Range;
 /// # Errors
 /// Where and why it is not TOML.
 pub fn read(text: &str) -> Result<Tree, Wrong> {
-    let table = DeTable::parse(text).map_err(|e| Wrong { at: e.span().map_or(0, |span| span.start), message: e.message().replace('\n', ", ") })?;
+    let table =
+        DeTable::parse(text).map_err(|e| Wrong { at: e.span().map_or(0, |span| span.start), message: e.message().replace('\n', ", ") })?;
     let mut tree = object(table.get_ref(), table.span(), 0)?;
     (tree.at, tree.end) = (0, text.len());
     Ok(tree)

@@ -251,7 +251,10 @@ mod tests {
     fn anchors_and_merges_of_yaml_are_followed() {
         let text = "base: &b {x: 1, y: 2}\none: *b\ntwo:\n  <<: *b\n  y: 3\nthree:\n  <<: [*b, {z: 4}]\n";
         let base = json!({"x": 1, "y": 2});
-        assert_eq!(read(Language::Yaml, text), json!({"base": base, "one": base, "two": {"x": 1, "y": 3}, "three": {"x": 1, "y": 2, "z": 4}}));
+        assert_eq!(
+            read(Language::Yaml, text),
+            json!({"base": base, "one": base, "two": {"x": 1, "y": 3}, "three": {"x": 1, "y": 2, "z": 4}})
+        );
     }
 
     #[test]

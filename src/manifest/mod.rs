@@ -14,7 +14,7 @@ mod expand;
 pub(crate) mod forms;
 pub(crate) mod json;
 pub(crate) mod out;
-mod raw;
+pub(crate) mod raw;
 mod render;
 pub(crate) mod schema;
 pub(crate) mod shape;
