@@ -412,7 +412,7 @@ fn serve_gives_devices_what_they_lack_where_the_broker_keeps_nothing() {
     device.running("web");
     device.running("all");
     assert!(device.app("none").is_none());
-    serve.says("bad.yaml: error: document: ");
+    serve.says("left out: error: document: the field `containers` is missing");
     serve.says("named.json: is for app another, which is not the name of the file");
     assert!(!serve.said("README") && !serve.said("stranger"));
     // The same again changes nothing, what is newer does.

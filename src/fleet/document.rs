@@ -4,6 +4,7 @@ use super::tree::{Language, Member, Tree, Value, place};
 use crate::cli::print;
 use crate::exit::{Code, Error, note, visible};
 use crate::image::Digest;
+use crate::manifest::blame::push_key;
 use crate::manifest::json::Wrong;
 use crate::manifest::{Fault, Faults, MAX_PAYLOAD, Manifest, Target, Whom, check_tree, parse};
 use crate::protocol::Reason;
@@ -79,6 +80,7 @@ pub fn examine(shown: &str, language: Language, text: &str) -> (Option<Loaded>, 
         Err(wrong) => return (None, Faults(vec![syntax(text, wrong)])),
     };
     let (manifest, mut faults) = check_tree(text, &tree.node());
+    faults.0.iter_mut().for_each(|fault| relocate(fault, &tree, text));
     let loaded = manifest.map(|manifest| Loaded { shown: shown.to_owned(), manifest, tree });
     // What counts is what goes over the wire, with the longest number.
     let size = loaded.as_ref().map_or(0, |l| l.json(u64::MAX, l.manifest.target.as_ref()).len());
@@ -88,6 +90,32 @@ pub fn examine(shown: &str, language: Language, text: &str) -> (Option<Loaded>, 
         return (None, faults);
     }
     (loaded, faults)
+}
+
+/// In JSON a brace stands in front of an object's first field. Elsewhere the object begins where that field does, and what is missing in the object
+/// must not be told of the field.
+fn relocate(fault: &mut Fault, tree: &Tree, text: &str) {
+    let field = fault.message.strip_prefix("the field `").and_then(|rest| rest.strip_suffix("` is missing"));
+    let lacks = |tree: &Tree| field.is_some_and(|field| place(text, tree.at) == (fault.line, fault.column) && tree.get(field).is_none());
+    if let Some(path) = find_object(tree, &mut String::new(), &lacks) {
+        fault.path = path;
+    }
+}
+
+fn find_object(tree: &Tree, path: &mut String, is_it: &impl Fn(&Tree) -> bool) -> Option<String> {
+    if matches!(tree.value, Value::Object(_)) && is_it(tree) {
+        return Some(path.clone());
+    }
+    let length = path.len();
+    for member in tree.members() {
+        push_key(path, &member.key);
+        let found = find_object(&member.value, path, is_it);
+        path.truncate(length);
+        if found.is_some() {
+            return found;
+        }
+    }
+    tree.items().iter().enumerate().find_map(|(i, item)| find_object(item, &mut format!("{path}[{i}]"), is_it))
 }
 
 fn syntax(text: &str, wrong: Wrong) -> Fault {

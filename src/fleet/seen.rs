@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Silent intervals after which a device counts as offline.
 const INTERVALS: u32 = 3;
-/// Longest apps and longest tables are bounded by the size of a message; this bounds how many devices are remembered.
+/// Most devices that are remembered; what is kept of each is bounded by the size of a message.
 const MAX_DEVICES: usize = 100_000;
 
 /// One device.
@@ -68,48 +68,43 @@ struct Parts {
 }
 
 impl Fleet {
-    /// Takes in a message that came at `now`. False for what changes nothing: a late will, or what cannot be read.
-    pub fn take(&mut self, heard: &Heard, payload: &[u8], now: Duration) -> bool {
+    /// Takes in a message that came at `now`. A late will, and what cannot be read, change nothing.
+    pub fn take(&mut self, heard: &Heard, payload: &[u8], now: Duration) {
         if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(&heard.device) {
-            return false;
+            return;
         }
         // The will is published by the broker when the device is gone, so it is no sign of life.
         let device = self.devices.entry(heard.device.clone()).or_default();
         match heard.what {
             // An empty retained message: somebody has cleared it.
             What::Presence if payload.is_empty() => device.presence = None,
-            What::Presence => return device.presence(payload, now),
+            What::Presence => device.presence(payload, now),
             What::Reported if payload.is_empty() => (device.about, device.apps) = (None, Entries::default()),
-            What::Reported => return device.reported(payload, now),
+            What::Reported => device.reported(payload, now),
             _ => device.heard = now,
         }
-        true
     }
 }
 
 impl Device {
-    fn presence(&mut self, payload: &[u8], now: Duration) -> bool {
-        let Ok(new) = serde_json::from_slice::<Presence>(payload) else { return false };
+    fn presence(&mut self, payload: &[u8], now: Duration) {
+        let Ok(new) = serde_json::from_slice::<Presence>(payload) else { return };
         if self.presence.as_ref().is_some_and(|known| is_late_will(known, &new)) {
-            return false;
+            return;
         }
         if new.state == Online::Online {
             self.heard = now;
         }
-        let changed = self.presence.as_ref() != Some(&new);
         self.presence = Some(new);
-        changed
     }
 
-    fn reported(&mut self, payload: &[u8], now: Duration) -> bool {
+    fn reported(&mut self, payload: &[u8], now: Duration) {
         self.heard = now;
         let parts = serde_json::from_slice::<Parts>(payload);
         let about = parts.as_ref().map_err(ToString::to_string).and_then(|p| About::deserialize(&p.about).map_err(|e| e.to_string()));
         let apps = parts.map_err(|e| e.to_string()).and_then(|p| Entries::deserialize(p.apps).map_err(|e| e.to_string()));
         self.unreadable = about.as_ref().err().or(apps.as_ref().err()).cloned();
-        let changed = about.as_ref().ok() != self.about.as_ref() || apps.as_ref().ok() != Some(&self.apps);
         (self.about, self.apps) = (about.ok(), apps.unwrap_or_default());
-        changed
     }
 
     /// Whether it is there, at `now`.

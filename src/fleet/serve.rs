@@ -47,7 +47,7 @@ pub fn serve(call: &Call) -> Result<u8, Error> {
 
 async fn answer_all(session: &mut Session, settings: &Settings, dir: &Path) -> Result<std::convert::Infallible, Error> {
     loop {
-        let Some((News::Device(heard, _), message)) = session.next(Instant::now() + TICK).await? else { continue };
+        let Some((News::Device(heard), message)) = session.next(Instant::now() + TICK).await? else { continue };
         let (What::Get, Ok(get)) = (&heard.what, serde_json::from_slice::<Get>(&message.payload)) else { continue };
         for (target, ready) in newer(dir, &settings.root, &heard.device, &get.have) {
             let topic = topics::desired(&settings.root, &target.whom, &ready.1);

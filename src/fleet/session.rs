@@ -10,7 +10,7 @@ use crate::manifest::{Id, Name, Target, Whom};
 use crate::protocol::Ack;
 use crate::sys::time::{boottime, unix_ms};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -24,6 +24,8 @@ pub struct Session {
     pub kept: BTreeMap<String, Vec<u8>>,
     /// Root topic.
     pub root: String,
+    /// What came while the connection was made, for who reads on.
+    early: VecDeque<(News, Message)>,
 }
 
 /// What a message was.
@@ -31,8 +33,8 @@ pub struct Session {
 pub enum News {
     /// A step of an app.
     Ack(Id, Ack),
-    /// A device said this; `true` if that was new.
-    Device(Heard, bool),
+    /// A device said this.
+    Device(Heard),
     /// A document of desired state, or something else.
     Other,
 }
@@ -50,18 +52,23 @@ impl Session {
     /// No connection, or a refused subscription.
     pub async fn open(settings: &Settings, filters: &[String]) -> Result<Self, Error> {
         let link = Link::connect(settings).await?;
-        let mut session = Self { link, fleet: Fleet::default(), kept: BTreeMap::new(), root: settings.root.clone() };
+        let mut session =
+            Self { link, fleet: Fleet::default(), kept: BTreeMap::new(), root: settings.root.clone(), early: VecDeque::new() };
         for message in session.link.subscribe(filters).await? {
-            session.take(&message);
+            let news = session.take(&message);
+            session.early.push_back((news, message));
         }
         Ok(session)
     }
 
-    /// The next news; `None` when there are none until then.
+    /// The next news, those that came at the beginning first; `None` when there are none until then.
     ///
     /// # Errors
     /// The connection failed.
     pub async fn next(&mut self, until: Instant) -> Result<Option<(News, Message)>, Error> {
+        if let Some(early) = self.early.pop_front() {
+            return Ok(Some(early));
+        }
         Ok(self.link.next(until).await?.map(|message| (self.take(&message), message)))
     }
 
@@ -73,10 +80,10 @@ impl Session {
             };
             return News::Other;
         };
-        let news = self.fleet.take(&heard, &message.payload, now());
+        self.fleet.take(&heard, &message.payload, now());
         match (&heard.what, serde_json::from_slice(&message.payload)) {
             (What::Ack(_), Ok(ack)) => News::Ack(heard.device, ack),
-            _ => News::Device(heard, news),
+            _ => News::Device(heard),
         }
     }
 

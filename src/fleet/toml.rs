@@ -2,7 +2,7 @@
 
 use super::tree::{MAX_DEPTH, Member, Tree, Value};
 use crate::manifest::json::Wrong;
-use ::toml::de::{DeTable, DeValue};
+use ::toml::de::{DeArray, DeTable, DeValue};
 use std::ops::Range;
 
 /// Reads a document.
@@ -31,12 +31,21 @@ fn value(value: &DeValue<'_>, span: Range<usize>, depth: usize) -> Result<Tree, 
         DeValue::Float(n) => Value::Number(n.as_str().trim_start_matches('+').to_owned()),
         DeValue::Boolean(b) => Value::Bool(*b),
         DeValue::Datetime(time) => Value::Text(time.to_string()),
-        DeValue::Array(items) => {
-            Value::List(items.iter().map(|item| self::value(item.get_ref(), item.span(), depth + 1)).collect::<Result<_, _>>()?)
-        }
+        DeValue::Array(items) => return list(items, span, depth),
         DeValue::Table(table) => return object(table, span, depth),
     };
     Ok(Tree { at: span.start, end: span.end, value })
+}
+
+fn list(items: &DeArray<'_>, span: Range<usize>, depth: usize) -> Result<Tree, Wrong> {
+    let items = items.iter().map(|item| value(item.get_ref(), item.span(), depth + 1)).collect::<Result<Vec<_>, _>>()?;
+    let (at, end) = hull(span, items.iter().map(|item| (item.at, item.end)));
+    Ok(Tree { at, end, value: Value::List(items) })
+}
+
+/// A table may be spread over the file, and so may an array of tables: the span is made to reach over all that is in it.
+fn hull(span: Range<usize>, inner: impl Iterator<Item = (usize, usize)>) -> (usize, usize) {
+    inner.fold((span.start, span.end), |(at, end), (first, last)| (at.min(first), end.max(last)))
 }
 
 fn object(table: &DeTable<'_>, span: Range<usize>, depth: usize) -> Result<Tree, Wrong> {
@@ -47,8 +56,6 @@ fn object(table: &DeTable<'_>, span: Range<usize>, depth: usize) -> Result<Tree,
     }
     // The library sorts by name; the order of containers has a meaning.
     members.sort_by_key(|member| member.at);
-    // A table may be spread over the file: its span is made to reach over all that is in it.
-    let at = members.iter().map(|m| m.at).chain([span.start]).min().unwrap_or(0);
-    let end = members.iter().map(|m| m.value.end).chain([span.end]).max().unwrap_or(0);
+    let (at, end) = hull(span, members.iter().map(|m| (m.at, m.value.end)));
     Ok(Tree { at, end, value: Value::Object(members) })
 }

@@ -81,7 +81,7 @@ impl Watch {
     }
 
     fn told(&self, news: &News, message: &Message) -> Result<(), Error> {
-        let wanted = !matches!(news, News::Device(heard, _) if heard.what == What::Stats) && !matches!(news, News::Other);
+        let wanted = !matches!(news, News::Device(heard) if heard.what == What::Stats) && !matches!(news, News::Other);
         match news {
             _ if self.json && wanted => {
                 let payload: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
