@@ -32,7 +32,7 @@ pub struct Session {
 #[derive(Debug)]
 pub enum News {
     /// A step of an app.
-    Ack(Id, Ack),
+    Ack(Id, Box<Ack>),
     /// A device said this.
     Device(Heard),
     /// A document of desired state, or something else.

@@ -85,8 +85,7 @@ static SETTINGS: [Field; 7] = [
     Field::optional("key", Kind::Text(&PATH), "The key to it (PEM)."),
 ];
 
-static DOCUMENT: Document<Raw> =
-    Document { max: MAX_SETTINGS, fields: &SETTINGS, first: |_| None, convert: convert, secret: Some("password") };
+static DOCUMENT: Document<Raw> = Document { max: MAX_SETTINGS, fields: &SETTINGS, first: |_| None, convert, secret: Some("password") };
 
 fn convert<'a>(view: View<'a>, _: &'a Node<'a>, _: &mut Vec<Found>) -> Option<Raw> {
     let owned = |name| view.text(name).map(str::to_owned);

@@ -281,7 +281,7 @@ mod tests {
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for i in 1..10 {
             let before = format!("*a{}", i - 1);
-            bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![before.as_str(); 10].join(", ")));
+            bomb.push_str(&format!("a{i}: &a{i} [{}]\n", [before.as_str(); 10].join(", ")));
         }
         assert!(wrong(Language::Yaml, &bomb).ends_with("more than 16384 values"));
         assert!(wrong(Language::Yaml, &"[".repeat(200)).contains("deeper than 32 levels"));
