@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use wherry::trust::base64;
 
 const VERBS: &[&str] = &[
     "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "attach", "cp", "stats", "status", "check",
@@ -288,6 +289,9 @@ fn a_file_that_cannot_be_applied_is_refused_before_keeper_is_asked() {
         ("cut.json", b"{\"wherry\":1,", 65, "malformed"),
         ("typo.json", br#"{"wherry":1,"app":"web","remove":true,"volums":true}"#, 65, "volums"),
         ("settings.json", br#"{"device":"r17"}"#, 65, "these are settings"),
+        ("envelope.json", include_bytes!("wire/envelope.json"), 65, "this is a signed envelope"),
+        ("keyset.json", include_bytes!("wire/keyset.json"), 65, "this is a keyset"),
+        ("team.pub", b"untrusted comment: mine\nRWS=\n", 65, "this is a public key"),
         ("empty.json", b"", 65, "malformed"),
     ] {
         p.run(&["apply", &p.file(name, content)]).refused(code, reason);
@@ -299,6 +303,43 @@ fn a_file_that_cannot_be_applied_is_refused_before_keeper_is_asked() {
     p.run(&["apply", p.0.to_str().unwrap()]).refused(66, "Is a directory");
     p.run(&["apply", "missing.json"]).refused(66, "cannot apply missing.json: No such file or directory");
     p.fed(&["apply", "-"], GOOD.as_bytes()).refused(69, "keeper is not running");
+}
+
+/// An envelope around this, with a signature that nobody has made.
+fn envelope(kind: &str, payload: &str) -> String {
+    let (payload, sig) = (base64::encode(payload.as_bytes()), base64::encode(&[7; 64]));
+    json!({"payload": payload, "type": kind, "signatures": [{"key": "aa84be84e99e0f52", "sig": sig}]}).to_string()
+}
+
+#[test]
+fn validate_looks_into_envelopes_keysets_and_keys() {
+    let p = Place::new("validate-signed");
+    let key = "untrusted comment: signify public key\nRWSqhL6E6Z4PUsioQjGqJfAT8Zo7hyAy4MsYC4AJCTWmw0HZdDeHXUgc\n";
+    let (sealed, keyset) = (include_str!("wire/envelope.json"), include_str!("wire/keyset.json"));
+    for (content, said) in [
+        (key, "good public key aa84be84e99e0f52"),
+        (sealed, "good envelope (desired, said to be signed by aa84be84e99e0f52)"),
+        (keyset, "good keyset"),
+        (&envelope("keyset", keyset), "good envelope (keyset, said to be signed by aa84be84e99e0f52)"),
+        (&envelope("cmd", include_str!("wire/command.json")), "good envelope (cmd"),
+        (&envelope("config", r#"{"device":"r17"}"#), "good envelope (config"),
+    ] {
+        let ran = p.fed(&["validate", "-"], content.as_bytes());
+        assert!(ran.good().starts_with(&format!("standard input: {said}")), "{ran:?}");
+    }
+    for (content, said) in [
+        (key.replace("RWS", "RUS"), "no Ed25519 public key"),
+        (sealed.replace("desired", "desire"), "did you mean \"desired\""),
+        (envelope("desired", GOOD), "must have `target`"),
+        (envelope("desired", GOOD), "must have `seq`"),
+        (envelope("desired", GOOD), "containers.nginx.image: needs `digest` in a signed document"),
+        (envelope("desired", "{"), "malformed"),
+        (envelope("keyset", GOOD), "there is no such field"),
+        (keyset.replace("keyset", "all"), "must be one of"),
+    ] {
+        let ran = p.fed(&["validate", "-"], content.as_bytes());
+        assert!(ran.code == Some(65) && ran.out.contains(said), "{content}: {ran:?}");
+    }
 }
 
 #[test]

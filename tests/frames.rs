@@ -18,19 +18,21 @@ use wherry::image::{Config, Digest, Record as ImageRecord, Reference, Source};
 use wherry::ipc::{
     Ack, AgentSettings, AppRow, Broker, ContainerRow, Copying, DeviceSample, Download, DownloadJob, ExecArgs, ExecJob, Failure,
     FetchSettings, FromAgent, FromLaunch, FromStage, Happening, Link, LinkState, LogChunk, MAX_FRAME, Origin, Proxy, Publication, Refusal,
-    Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent, ToLaunch, ToStage, Topic, Transfer, Way, What, Wish, decode, encode,
+    Reply, Request, Scope, StageJob, StatsRow, StatusReport, ToAgent, ToLaunch, ToStage, Topic, Transfer, TrustReport, TrustedKey, Way,
+    What, Wish, decode, encode,
 };
 use wherry::keeper::desired::{Entry, Version};
 use wherry::keeper::lifecycle::{Event, Life, Rules};
 use wherry::keeper::plan::Ready;
 use wherry::keeper::runtime::{self, Phase, Record};
-use wherry::keeper::store::{self, Desired};
+use wherry::keeper::store::{self, Desired, Signed};
 use wherry::manifest::{
-    Content, Full, Id, Log, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stdin, Stop,
+    Content, Full, Id, Log, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, RlimitKind, Seccomp, Stdin, Stop, Whom,
 };
 use wherry::protocol::{ContainerState, Reason, State};
 use wherry::stats::{Psi, Sample};
 use wherry::sys::process::Ended;
+use wherry::trust::{Grant, Keyset, Kind};
 
 // ---- values ----
 
@@ -197,6 +199,11 @@ fn status() -> StatusReport {
         cgroup: "v2".into(),
         apps: (1, 2),
         unsaved: Some("no space".into()),
+        trust: TrustReport {
+            required: true,
+            keys: vec![TrustedKey { id: "aa84be84e99e0f52".into(), root: true, from: "team.pub".into() }],
+            trouble: vec!["x.pub does not count".into()],
+        },
     }
 }
 
@@ -292,7 +299,20 @@ fn desired() -> Desired {
     let refusal = Some(Refusal { reason: Reason::Exec, path: String::new(), message: "cannot run /x".into() });
     let (newest, kept, held) = (version("document", Some(8)), Some(version("older", Some(7))), vec![name("main")]);
     let entry = Entry { origin: Origin::Device, app: name("web"), mark: Some(8), newest, state: State::Failed, refusal, kept, held };
-    Desired { boot: 12, entries: vec![entry] }
+    Desired { boot: 12, entries: vec![entry], signed: Signed::default() }
+}
+
+/// The same once documents were signed.
+fn desired_with_keys() -> Desired {
+    let keys = vec![Grant {
+        key: "RWSqhL6E6Z4PUsioQjGqJfAT8Zo7hyAy4MsYC4AJCTWmw0HZdDeHXUgc".parse().unwrap(),
+        types: vec![Kind::Desired, Kind::Cmd],
+        apps: Some(vec![name("web")]),
+        targets: Some(vec![Whom::Device(id("router-17")), Whom::Group(id("lab"))]),
+        min_seq: 5,
+    }];
+    let keyset = Keyset { origin: Origin::Group(id("lab")), seq: 9, sha256: digest("keyset"), keys };
+    Desired { signed: Signed { keysets: vec![keyset], forgotten: vec![(Origin::Device, 6)] }, ..desired() }
 }
 
 // ---- the files ----
@@ -381,8 +401,9 @@ fn messages_between_agent_and_keeper_keep_their_bytes() {
             FromAgent::Desired { origin: Origin::Device, app: name("web"), payload: b"{}".to_vec() },
             FromAgent::Command { id: "a1".into(), retained: true, payload: b"{}".to_vec() },
             FromAgent::Link(link()),
-            FromAgent::Oversize { origin, app: name("web"), bytes: 40_960 },
+            FromAgent::Oversize { origin: origin.clone(), app: name("web"), bytes: 40_960 },
             FromAgent::Download { id: 3, transfer: Transfer::Failed("cannot download".into()) },
+            FromAgent::Keyset { origin, payload: b"{}".to_vec() },
         ],
     );
     let publish = |topic| Publication { topic, payload: b"{}".to_vec() };
@@ -400,8 +421,8 @@ fn messages_between_agent_and_keeper_keep_their_bytes() {
 
 #[test]
 fn topics_keep_their_numbers() {
-    let topics = [Topic::Reported, Topic::Ack(name("web")), Topic::Get, Topic::Stats, Topic::Log("main".into()), Topic::Res("a1".into())];
-    check("topic", topics.to_vec());
+    let (log, answer) = (Topic::Log("main".into()), Topic::Res("a1".into()));
+    check("topic", vec![Topic::Reported, Topic::Ack(name("web")), Topic::Get, Topic::Stats, log, answer, Topic::Keyset]);
 }
 
 #[test]
@@ -451,7 +472,7 @@ fn replies_to_the_command_line_keep_their_bytes() {
             Reply::Terminal,
             Reply::Exited(Ended::Code(7)),
             Reply::Stats { device, rows: vec![row] },
-            Reply::Status(status()),
+            Reply::Status(Box::new(status())),
             Reply::Text("{}".into()),
             Reply::Events { rows: vec![happening()], lost: 3 },
             Reply::Attached { terminal: true, stdin: false },
@@ -516,6 +537,10 @@ fn the_state_on_flash_keeps_its_bytes() {
     assert_eq!(store::decode(&bytes), Some((7, desired())));
     compare("state-record", &bytes);
     refuses_the_rest("state-record", &bytes, VERSION_AT, |b| store::decode(b).is_some());
+    let bytes = store::encode(7, &desired_with_keys()).unwrap();
+    assert_eq!(store::decode(&bytes), Some((7, desired_with_keys())));
+    compare("state-record-keys", &bytes);
+    refuses_the_rest("state-record-keys", &bytes, VERSION_AT, |b| store::decode(b).is_some());
 }
 
 #[test]
@@ -551,7 +576,15 @@ fn what_goes_to_a_console_keeps_its_bytes() {
 #[test]
 fn every_file_belongs_to_a_message() {
     let kinds = ["from-agent", "to-agent", "topic", "request", "reply", "to-stage", "from-stage", "to-launch", "from-launch"];
-    let records = ["runtime-record", "runtime-record-intent", "state-record", "image-record", "exit-record-code", "exit-record-signal"];
+    let records = [
+        "runtime-record",
+        "runtime-record-intent",
+        "state-record",
+        "state-record-keys",
+        "image-record",
+        "exit-record-code",
+        "exit-record-signal",
+    ];
     let consoles = ["console-data", "console-end", "console-size"];
     for entry in fs::read_dir(path("x").parent().unwrap()).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();

@@ -77,7 +77,7 @@ fn only_the_file_made_for_it_has_warnings() {
 #[test]
 fn every_field_arrives_with_its_value() {
     let m = parsed(&good("everything"));
-    assert_eq!((m.app.as_str(), m.seq), ("web", Some(1_763_909_000_123)));
+    assert_eq!((m.app.as_str(), m.seq, m.not_after), ("web", Some(1_763_909_000_123), Some(1_798_761_599_000)));
     let Body::Run(containers) = &m.body else { panic!() };
     let c = &containers[0];
     assert_eq!((c.image.size, c.image.unpacked), (Some(12 << 20), Some(32_505_856)));

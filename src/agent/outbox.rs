@@ -43,7 +43,7 @@ pub fn worth(publication: &Publication) -> Worth {
         Topic::Stats | Topic::Log(_) => Worth::Disposable,
         Topic::Res(_) => Worth::Answer,
         Topic::Ack(_) if is_step(&publication.payload) => Worth::Step,
-        Topic::Ack(_) => Worth::Terminal,
+        Topic::Ack(_) | Topic::Keyset => Worth::Terminal,
     }
 }
 

@@ -413,6 +413,7 @@ impl Session {
         match self.topics.parse(&p.topic) {
             Some(Incoming::Desired { origin, app }) => self.to_keeper(FromAgent::Desired { origin, app, payload }).await,
             Some(Incoming::Command { id }) => self.to_keeper(FromAgent::Command { id, retained: p.retain, payload }).await,
+            Some(Incoming::Keyset { origin }) => self.to_keeper(FromAgent::Keyset { origin, payload }).await,
             Some(Incoming::Config) => {
                 self.unwanted("ignored settings over MQTT: this version takes them from its file only");
                 Ok(())

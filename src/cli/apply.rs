@@ -23,9 +23,15 @@ pub fn apply(call: &Call) -> Result<u8, Error> {
 /// Refuses here what keeper would refuse, so that a fault costs no round trip.
 pub fn check(what: &str, payload: &[u8]) -> Result<(), Error> {
     let (kind, faults) = document::examine(payload);
-    if kind == Kind::Settings {
-        return Err(Error::new(Code::BadData, format!("{what}: these are settings, not a manifest"))
-            .hint("keeper reads settings at its start, from /etc/wherry/settings.json"));
+    let elsewhere = match kind {
+        Kind::Manifest => None,
+        Kind::Settings => Some(("these are settings", "keeper reads settings at its start, from /etc/wherry/settings.json")),
+        Kind::Envelope => Some(("this is a signed envelope", "it counts over MQTT; here, give the manifest that is in it")),
+        Kind::Keyset => Some(("this is a keyset", "it counts over MQTT, signed")),
+        Kind::Key => Some(("this is a public key", "keeper reads keys at its start, from /etc/wherry/trust")),
+    };
+    if let Some((this, hint)) = elsewhere {
+        return Err(Error::new(Code::BadData, format!("{what}: {this}, not a manifest")).hint(hint));
     }
     let Some(first) = faults.0.first().filter(|_| faults.is_refusal()) else { return Ok(()) };
     let more = if faults.0.len() > 1 { format!(", and {} more", faults.0.len() - 1) } else { String::new() };

@@ -4,7 +4,7 @@ use super::args::Call;
 use super::client::{Client, unexpected};
 use super::print::{self, duration};
 use crate::exit::{Error, visible};
-use crate::ipc::{Link, LinkState, Reply, Request, StatusReport};
+use crate::ipc::{Link, LinkState, Reply, Request, StatusReport, TrustReport, TrustedKey};
 use serde_json::{Value, json};
 
 /// `wherry status`.
@@ -27,6 +27,7 @@ fn text(r: &StatusReport) -> String {
         ("cgroup", r.cgroup.clone()),
         ("apps", format!("{} running of {}", r.apps.0, r.apps.1)),
     ];
+    lines.extend(trust_lines(&r.trust));
     lines.extend(r.unsaved.iter().map(|why| ("storage", format!("{why}; after a reboot the device would want what it wanted before"))));
     lines.extend(link_lines(&r.link, r.uptime_s));
     let mut out: String = lines.iter().map(|(name, value)| format!("{name:<14}{}\n", visible(value))).collect();
@@ -36,6 +37,19 @@ fn text(r: &StatusReport) -> String {
         out.push_str(&format!("  next: {}\n", visible(&next)));
     }
     out
+}
+
+/// How many keys are trusted, and what that means; each with where it comes from.
+fn trust_lines(t: &TrustReport) -> Vec<(&'static str, String)> {
+    let roots = t.keys.iter().filter(|k| k.root).count();
+    let so = match (t.required, t.keys.len()) {
+        (false, _) => "no key: what comes over MQTT need not be signed".to_owned(),
+        (true, 0) => "no key that counts: nothing is taken over MQTT".to_owned(),
+        (true, n) => format!("{n} {}, {roots} of them root: what is unsigned is refused", if n == 1 { "key" } else { "keys" }),
+    };
+    let key = |k: &TrustedKey| ("key", format!("{}{} ({})", k.id, if k.root { ", root" } else { "" }, k.from));
+    let trouble = t.trouble.iter().map(|why| ("trust", why.clone()));
+    std::iter::once(("trust", so)).chain(t.keys.iter().map(key)).chain(trouble).collect()
 }
 
 fn link_lines(l: &Link, now: u64) -> Vec<(&'static str, String)> {
@@ -153,7 +167,7 @@ pub fn document(r: &StatusReport) -> Value {
     json!({
         "version": r.version, "device": r.device, "root": r.root, "boot": r.boot, "uptime_s": r.uptime_s, "pid": r.pid,
         "agent": {"pid": r.agent_pid, "restarts": r.agent_restarts}, "cgroup": r.cgroup, "apps": {"running": r.apps.0, "all": r.apps.1},
-        "unsaved": r.unsaved,
+        "unsaved": r.unsaved, "trust": r.trust,
         "link": {
             "state": l.state, "broker": l.broker, "address": l.address, "error": l.error, "subscriptions": subscriptions,
             "last_in_s": l.last_in_s, "last_out_s": l.last_out_s, "queued": l.queued, "dropped": l.dropped, "conn": l.conn, "retry_s": l.retry_s,
@@ -180,6 +194,7 @@ mod tests {
             cgroup: "v2".into(),
             apps: (1, 2),
             unsaved: None,
+            trust: TrustReport::default(),
         }
     }
 
@@ -224,6 +239,22 @@ mod tests {
         {
             let (text, next) = diagnose(&report(state, None));
             assert!(text.contains(cause) && next.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_keys_are_counted_and_what_they_mean_is_said() {
+        let key = |id: &str, root| TrustedKey { id: id.into(), root, from: "team.pub".into() };
+        for (required, keys, words) in [
+            (false, vec![], "need not be signed"),
+            (true, vec![], "nothing is taken"),
+            (true, vec![key("aa84be84e99e0f52", true)], "1 key, 1 of them root"),
+            (true, vec![key("aa84be84e99e0f52", true), key("f294675667d2521b", false)], "2 keys, 1 of them root"),
+        ] {
+            let trust = TrustReport { required, keys, trouble: vec!["x.pub is bad".into()] };
+            let shown = text(&StatusReport { trust: trust.clone(), ..report(LinkState::Online, None) });
+            assert!(shown.contains(words) && shown.contains("x.pub is bad"), "{shown}");
+            assert!(trust.keys.iter().all(|k| shown.contains(&k.id)), "{shown}");
         }
     }
 

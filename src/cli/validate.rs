@@ -1,7 +1,7 @@
 //! `validate` and `schema`: no keeper needed.
 
 use super::args::Call;
-use super::document::{self, Kind};
+use super::document;
 use super::print;
 use crate::exit::{self, Code, Error, visible};
 use crate::manifest::Faults;
@@ -37,18 +37,19 @@ fn one(file: &OsStr, as_json: bool) -> Result<Code, Error> {
     if as_json {
         print::json(&json!({"file": shown, "kind": kind.word(), "valid": good, "faults": faults}))?;
     } else {
-        print::bytes(text(&shown, kind, &faults).as_bytes())?;
+        let what = document::remark(&bytes, kind).map_or(kind.word().to_owned(), |remark| format!("{} {remark}", kind.word()));
+        print::bytes(text(&shown, &what, &faults).as_bytes())?;
     }
     Ok(if good { Code::Ok } else { Code::BadData })
 }
 
-fn text(file: &str, kind: Kind, faults: &Faults) -> String {
+fn text(file: &str, what: &str, faults: &Faults) -> String {
     let file = visible(file);
     // A fault has an excerpt on lines of its own; what these quote comes from the file.
     let lines = |fault: &crate::manifest::Fault| fault.to_string().lines().map(|l| format!("{}\n", visible(l))).collect::<String>();
     let mut out: String = faults.0.iter().map(|fault| format!("{file}: {}", lines(fault))).collect();
     if !faults.is_refusal() {
-        out.push_str(&format!("{file}: good {}\n", kind.word()));
+        out.push_str(&format!("{file}: good {}\n", visible(what)));
     }
     out
 }

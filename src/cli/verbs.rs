@@ -396,9 +396,10 @@ without keeper too, with less in it.",
     Verb {
         name: "validate",
         synopsis: "FILE...",
-        line: "check manifests or the settings file, and print every fault",
+        line: "check manifests, settings, envelopes and keys, and print every fault",
         text: "\
-What a file is, follows from its content. Needs no keeper. - is standard input. The exit code is 65 when a file has a fault.",
+What a file is, follows from its content. A signature is verified by the device alone; of a public key the number is shown.
+Needs no keeper. - is standard input. The exit code is 65 when a file has a fault.",
         examples: &[("wherry validate web.json", "a manifest"), ("wherry validate /etc/wherry/settings.json", "the device's settings")],
         min: 1,
         max: usize::MAX,

@@ -48,6 +48,8 @@ pub struct Settings {
     pub bind_sources: Vec<String>,
     /// Where the secrets are that a manifest may name.
     pub secrets_dir: String,
+    /// Where the public keys are by which documents from the network must be signed.
+    pub trust_dir: String,
     /// Values for `${var.NAME}` in manifests.
     pub variables: BTreeMap<String, String>,
     /// Whom the less trusted processes run as.
@@ -161,7 +163,7 @@ pub struct Syslog {
     pub socket: String,
 }
 
-static SETTINGS: [Field; 17] = [
+static SETTINGS: [Field; 18] = [
     Field::optional("device", Kind::Text(&ID), "Id of this device; the first label of its host name if absent."),
     Field::default("root", Kind::Text(&ROOT), "wherry", "Root topic, which is the name of the fleet; several levels are allowed."),
     Field::optional("groups", Kind::List(&Kind::Text(&ID), 0, MAX_GROUPS), "Groups it belongs to; the first ones win."),
@@ -190,6 +192,12 @@ static SETTINGS: [Field; 17] = [
         Kind::Text(&PATH),
         "/etc/wherry/secrets",
         "Directory of the secrets that a manifest may name: files of root that nobody else can read.",
+    ),
+    Field::default(
+        "trust_dir",
+        Kind::Text(&PATH),
+        "/etc/wherry/trust",
+        "Directory of public keys (NAME.pub, root's): with one there, whatever comes over MQTT must be signed.",
     ),
     Field::optional("variables", Kind::Map(&VARIABLE, &Kind::Text(&ANY), 0, 64), "Values for ${var.NAME} in manifests."),
     Field::optional("users", Kind::Object(&USERS), "Numeric users of the less trusted processes."),
@@ -302,8 +310,8 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
     distinct(users, found);
     let import_dirs = view.texts("import_dirs").unwrap_or_else(|| vec![format!("{}/import", data_dir.trim_end_matches('/'))]);
     let run_dir = owned("run_dir")?;
-    let secrets_dir = owned("secrets_dir")?;
-    out_of_reach(view, &[&data_dir, &run_dir, &secrets_dir], &import_dirs, found);
+    let (secrets_dir, trust_dir) = (owned("secrets_dir")?, owned("trust_dir")?);
+    out_of_reach(view, &[&data_dir, &run_dir, &secrets_dir, &trust_dir], &import_dirs, found);
     Some(Settings {
         device: view.parse("device"),
         root: owned("root")?,
@@ -316,6 +324,7 @@ fn settings<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Opti
         interval_s: view.parse("interval_s")?,
         bind_sources: view.texts("bind_sources").unwrap_or_default(),
         secrets_dir,
+        trust_dir,
         variables: view.entries("variables").iter().filter_map(|m| Some((m.key.to_string(), m.value.text()?.to_owned()))).collect(),
         users: Users { agent: users.parse("agent")?, hash: users.parse("hash")?, unpack: users.parse("unpack")? },
         limits: Limits {
@@ -521,6 +530,8 @@ mod tests {
             (r#"{"secrets_dir": "secrets"}"#, "secrets_dir"),
             (r#"{"bind_sources": ["/etc/wherry"]}"#, "bind_sources[0]"),
             (r#"{"bind_sources": ["/s"], "secrets_dir": "/s/secrets"}"#, "bind_sources[0]"),
+            (r#"{"bind_sources": ["/t"], "trust_dir": "/t"}"#, "bind_sources[0]"),
+            (r#"{"trust_dir": "trust"}"#, "trust_dir"),
             (r#"{"variables": {"a b": "1"}}"#, "variables[\"a b\"]"),
             (r#"{"variables": {"a": 1}}"#, "variables.a"),
             (r#"{"users": {"agent": 0}}"#, "users.agent"),

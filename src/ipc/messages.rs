@@ -62,6 +62,13 @@ pub enum FromAgent {
         /// How.
         transfer: Transfer,
     },
+    /// Exact bytes that arrived on a topic for keysets.
+    Keyset {
+        /// Device or group topic.
+        origin: Origin,
+        /// The payload.
+        payload: Vec<u8>,
+    },
 }
 
 /// Keeper to agent.
@@ -226,6 +233,8 @@ pub enum Topic {
     Log(String),
     /// `res/<id>`: every one counts.
     Res(String),
+    /// `keyset`: every one counts.
+    Keyset,
 }
 
 /// How the link to the broker is: the answer to "why is it not online".
@@ -453,7 +462,7 @@ pub enum Reply {
         rows: Vec<StatsRow>,
     },
     /// The device and its link.
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// A JSON document.
     Text(String),
     /// Things that happened.
@@ -717,6 +726,30 @@ pub struct StatusReport {
     pub apps: (u32, u32),
     /// Why the desired state in memory is not on flash yet.
     pub unsaved: Option<String>,
+    /// By whom documents from the network must be signed.
+    pub trust: TrustReport,
+}
+
+/// Whose signatures count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustReport {
+    /// What is unsigned is refused.
+    pub required: bool,
+    /// All keys in force.
+    pub keys: Vec<TrustedKey>,
+    /// What is wrong with the key files.
+    pub trouble: Vec<String>,
+}
+
+/// One trusted key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedKey {
+    /// Its number.
+    pub id: String,
+    /// It may sign keysets.
+    pub root: bool,
+    /// Its file, or by which keyset it came.
+    pub from: String,
 }
 
 // ---- stage ----

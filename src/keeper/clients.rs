@@ -304,7 +304,7 @@ impl Keeper {
 
     fn reply_status(&mut self, id: u64) {
         let status = report::status(self);
-        self.reply(id, &Reply::Status(status));
+        self.reply(id, &Reply::Status(Box::new(status)));
     }
 
     fn reply_stats(&mut self, id: u64) {
@@ -343,7 +343,7 @@ impl Keeper {
             Err(faults) => return self.refuse(id, faults.first_reason(), faults.to_string()),
         };
         self.set_op(id, Op::Acks { app, sha256 });
-        if let Err(f) = self.submit(&Origin::Local, None, payload) {
+        if let Err(f) = self.submit(&Origin::Local, None, payload, None) {
             self.set_op(id, Op::Idle);
             self.reply(id, &Reply::Error(f));
         }

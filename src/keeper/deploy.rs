@@ -13,9 +13,10 @@ use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::policy;
 use crate::keeper::poll::Key;
 use crate::keeper::store::Purpose;
-use crate::manifest::{self, Body, Container, Content, Faults, Manifest, Name, Severity, Whom};
+use crate::manifest::{self, Body, Container, Content, Faults, Manifest, Name, Severity, Target, Whom};
 use crate::protocol::{ContainerState, Reason, State};
 use crate::secrets;
+use crate::trust::Grant;
 use std::io;
 use std::time::Duration;
 
@@ -94,11 +95,13 @@ impl Keeper {
     // ---- documents ----
 
     /// Takes one document. What becomes of it is told by acks; the error is for a document that names no app.
-    pub fn submit(&mut self, origin: &Origin, topic: Option<&Name>, payload: &[u8]) -> Result<(), Failure> {
+    /// `signers` are the keys that signed it, where a key must.
+    pub fn submit(&mut self, origin: &Origin, topic: Option<&Name>, payload: &[u8], signers: Option<&[Grant]>) -> Result<(), Failure> {
         let sha256 = Digest::of(payload);
         let (app, seq, verdict) = match manifest::parse(payload) {
             Ok(m) => {
-                let known = self.judge(origin, topic, &m, sha256).map_err(|f| vec![f.into()]);
+                let vouched = self.vouch(origin, &m, signers);
+                let known = vouched.and_then(|()| self.judge(origin, topic, &m, sha256).map_err(|f| vec![f.into()]));
                 let verdict = known.and_then(|new| if new { self.admit(origin, payload).map(Some) } else { Ok(None) });
                 (topic.cloned().unwrap_or_else(|| m.app.clone()), m.seq, verdict)
             }
@@ -133,7 +136,7 @@ impl Keeper {
         if let Some(topic) = topic.filter(|t| **t != m.app) {
             return Err(failure(Reason::WrongTarget, format!("the document is for app {}, but it came on the topic of {topic}", m.app)));
         }
-        self.check_target(origin, m)?;
+        m.target.as_ref().map_or(Ok(()), |target| self.check_target(origin, target))?;
         if let Some((reason, message)) = desired::ownership(&self.desired.entries, origin, &m.app) {
             return Err(failure(reason, message));
         }
@@ -141,7 +144,7 @@ impl Keeper {
         match desired::decide(known, Incoming { seq: m.seq, sha256 }) {
             Verdict::Repeat => return Ok(false),
             Verdict::Reject(reason, message) => return Err(failure(reason, message)),
-            Verdict::Process => {}
+            Verdict::Process => self.check_time(m.not_after)?,
         }
         let apps = self.desired.entries.iter().filter(|e| !desired::is_gone(e)).count();
         if known.is_none_or(desired::is_gone) && apps >= desired::MAX_APPS && !matches!(m.body, Body::Remove { .. }) {
@@ -165,8 +168,8 @@ impl Keeper {
         manifest::Device { id: self.device.as_str(), variables: &self.ctx.settings.variables }
     }
 
-    fn check_target(&self, origin: &Origin, m: &Manifest) -> Result<(), Failure> {
-        let Some(target) = &m.target else { return Ok(()) };
+    /// Whether what came by this topic is for this device.
+    pub fn check_target(&self, origin: &Origin, target: &Target) -> Result<(), Failure> {
         let here = &self.device;
         let fits = match (origin, &target.whom) {
             (Origin::Device | Origin::Local, Whom::Device(d)) => d == here,
@@ -203,7 +206,10 @@ impl Keeper {
             held: Vec::new(),
         };
         self.desired.entries.push(entry);
-        desired::forget_oldest(&mut self.desired.entries);
+        let forgotten = desired::forget_oldest(&mut self.desired.entries);
+        if self.wants_signatures() {
+            desired::remember(&mut self.desired.signed.forgotten, &forgotten);
+        }
         if let Err(e) = self.store.save(&self.desired) {
             self.desired = before;
             return Err(self.unwritten("cannot record the document", e));
@@ -678,7 +684,7 @@ fn missing_secrets(m: &Manifest, dir: &str) -> Vec<Refusal> {
 const MAX_REFUSALS: usize = 16;
 
 /// Every error of a document, as far as the answer has room.
-fn refusals(faults: &Faults) -> Vec<Refusal> {
+pub fn refusals(faults: &Faults) -> Vec<Refusal> {
     let errors = faults.0.iter().filter(|f| f.severity == Severity::Error);
     errors.take(MAX_REFUSALS).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
 }

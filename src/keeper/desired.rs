@@ -114,15 +114,27 @@ pub fn is_gone(entry: &Entry) -> bool {
     entry.newest.removal && entry.state == State::Removed
 }
 
-/// Forgets the oldest tombstones. Entries stand in the order in which their documents were accepted.
-pub fn forget_oldest(entries: &mut Vec<Entry>) {
+/// Forgets the oldest tombstones; those that it forgot. Entries stand in the order in which their documents were accepted.
+pub fn forget_oldest(entries: &mut Vec<Entry>) -> Vec<Entry> {
     let gone = entries.iter().filter(|e| is_gone(e)).count();
     let mut over = gone.saturating_sub(MAX_GONE);
-    entries.retain(|e| {
+    let forget = |e: &mut Entry| {
         let forget = over > 0 && is_gone(e);
         over -= usize::from(forget);
-        !forget
-    });
+        forget
+    };
+    entries.extract_if(.., forget).collect()
+}
+
+/// Raises the marks below which an unknown app could be one that was removed and forgotten.
+pub fn remember(marks: &mut Vec<(Origin, u64)>, forgotten: &[Entry]) {
+    for entry in forgotten {
+        let Some(mark) = entry.mark else { continue };
+        match marks.iter_mut().find(|(origin, _)| *origin == entry.origin) {
+            Some((_, highest)) => *highest = mark.max(*highest),
+            None => marks.push((entry.origin.clone(), mark)),
+        }
+    }
 }
 
 /// Forgets what groups want that this device has left: their apps go, and come back whole if it joins again.
@@ -246,8 +258,15 @@ mod tests {
     fn the_oldest_tombstones_are_forgotten_and_nothing_else() {
         let mut all: Vec<Entry> = (0..super::MAX_GONE as u64 + 3).map(|n| entry(Origin::Device, Some(n), Some(n), "a", true)).collect();
         all.insert(1, entry(Origin::Device, Some(99), Some(99), "a", false));
-        super::forget_oldest(&mut all);
+        let forgotten = super::forget_oldest(&mut all);
         assert_eq!(all.len(), super::MAX_GONE + 1);
+        let (mut marks, group) = (Vec::new(), Origin::Group("g".parse().unwrap()));
+        super::remember(&mut marks, &forgotten);
+        super::remember(
+            &mut marks,
+            &[entry(Origin::Device, Some(1), Some(1), "a", true), entry(group.clone(), Some(7), Some(7), "a", true)],
+        );
+        assert_eq!((forgotten.len(), marks), (3, vec![(Origin::Device, 2), (group, 7)]));
         assert_eq!(all.iter().take(2).map(|e| e.mark).collect::<Vec<_>>(), [Some(99), Some(3)]);
     }
 

@@ -22,6 +22,7 @@ pub fn bundle(keeper: &Keeper) -> Value {
         "images": images(keeper),
         "data": room(&keeper.ctx.settings.data_dir),
         "missing": keeper.ctx.missing,
+        "trust": keeper.trust_report(),
         "cgroups": keeper.ctx.layout,
         "mounts": mounts(),
         "log": log_lines(&keeper.ctx.settings),
@@ -42,7 +43,7 @@ fn settings(s: &Settings) -> Value {
     json!({
         "device": s.device, "root": s.root, "groups": s.groups, "brokers": s.brokers.iter().map(broker).collect::<Vec<_>>(),
         "data_dir": s.data_dir, "run_dir": s.run_dir, "cgroup": s.cgroup, "interval_s": s.interval_s, "import_dirs": s.import_dirs,
-        "bind_sources": s.bind_sources, "secrets_dir": s.secrets_dir, "variables": s.variables.keys().collect::<Vec<_>>(),
+        "bind_sources": s.bind_sources, "secrets_dir": s.secrets_dir, "trust_dir": s.trust_dir, "variables": s.variables.keys().collect::<Vec<_>>(),
         "users": [s.users.agent, s.users.hash, s.users.unpack],
         "limits": [s.limits.max_image_bytes, s.limits.max_image_inodes, u64::from(s.limits.fetch_timeout_s)],
         "log_level": s.log_level.to_string(),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `requests` | THE table: who may ask what, when, why it is safe |
 //! | `desired` `plan` `lifecycle` `policy` `ring` `pace` `events` | pure decisions: documents, versions, container life, what may be asked, output |
+//! | `trusted` | whose signature counts, keysets |
 //! | `deploy` | from a document to running containers |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
 //! | `containers` `syslog` | one live container; its output to the device's log |
@@ -32,6 +33,7 @@ mod stages;
 mod start;
 pub mod store;
 mod syslog;
+mod trusted;
 mod unsaved;
 mod wire;
 
@@ -47,8 +49,10 @@ use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::{Key, Ready, Source};
 use crate::keeper::stages::Stage;
 use crate::keeper::store::{Desired, Store};
+use crate::keeper::trusted::Trusted;
 use crate::keeper::unsaved::Unsaved;
 use crate::manifest::{Id, Name};
+use crate::trust::Kind;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use std::io;
@@ -71,6 +75,7 @@ pub struct Keeper {
     device: Id,
     store: Store,
     desired: Desired,
+    trusted: Trusted,
     /// The desired state is not on flash yet.
     unsaved: Option<Unsaved>,
     apps: Vec<App>,
@@ -305,6 +310,7 @@ impl Keeper {
             FromAgent::Oversize { .. } => {}
             FromAgent::Link(link) => self.on_link(link),
             FromAgent::Download { id, transfer } => self.on_download(id, transfer),
+            FromAgent::Keyset { origin, payload } => self.on_keyset(&origin, &payload),
         }
     }
 
@@ -312,7 +318,11 @@ impl Keeper {
         if !self.is_ours(origin) || payload.is_empty() {
             return log::warn!("a document for {app} came by a topic that is not ours, or empty: ignored");
         }
-        if let Err(f) = self.submit(origin, Some(app), payload) {
+        let opened = match self.open_envelope(Kind::Desired, payload) {
+            Ok(opened) => opened,
+            Err(unopened) => return self.reject(origin, app, unopened),
+        };
+        if let Err(f) = self.submit(origin, Some(app), &opened.payload, opened.signers.as_deref()) {
             log::warn!("document for {app} refused: {}", f.message);
         }
     }

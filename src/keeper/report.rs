@@ -56,6 +56,7 @@ pub fn status(keeper: &Keeper) -> StatusReport {
         cgroup: keeper.ctx.layout.describe(),
         apps: (running, apps.len() as u32),
         unsaved: keeper.unsaved.as_ref().map(|u| u.why.clone()),
+        trust: keeper.trust_report(),
     }
 }
 

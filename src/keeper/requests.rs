@@ -50,7 +50,7 @@ pub const TABLE: &[Row] = &[
         "agent.desired",
         AGENT,
         When::Any,
-        "bytes of at most 32 KiB; parsed, held against target, sequence and policy before anything is done; a hostile agent can do what the broker can",
+        "bytes of at most 32 KiB; verified where keys are, parsed, held against target, sequence and policy before anything is done; a hostile agent can do what the broker can",
     ),
     row("agent.command", AGENT, When::Any, "answered, never acted upon before its session is checked"),
     row("agent.link", AGENT, When::Any, "is shown to people, decides nothing but when state is published again"),
@@ -59,6 +59,12 @@ pub const TABLE: &[Row] = &[
         AGENT,
         When::Any,
         "ends or counts a download that stage asked for; what came through the pipe is judged by its digest, which hash tells",
+    ),
+    row(
+        "agent.keyset",
+        AGENT,
+        When::Any,
+        "signed by a key that this device trusts already and that may hand out keys, or refused; a hostile agent cannot sign",
     ),
     row("agent.oversize", AGENT, When::Any, "yields one rejected answer"),
     row("version", LOCAL, When::Any, "names the release, nothing else"),
@@ -138,6 +144,7 @@ pub fn of_agent(message: &FromAgent) -> &'static str {
         FromAgent::Link(_) => "agent.link",
         FromAgent::Oversize { .. } => "agent.oversize",
         FromAgent::Download { .. } => "agent.download",
+        FromAgent::Keyset { .. } => "agent.keyset",
     }
 }
 

@@ -13,6 +13,7 @@ use crate::keeper::desired;
 use crate::keeper::poll::Source;
 use crate::keeper::runtime::Runtime;
 use crate::keeper::store::{Desired, Store};
+use crate::keeper::trusted::Trusted;
 use crate::keeper::{End, Keeper};
 use crate::manifest::{Id, Name};
 use crate::sys::fd::read_file;
@@ -188,12 +189,14 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
     let signals = signals().map_err(|e| format!("cannot watch signals: {e}"))?;
     ctx.poll.add(&listener, Source::Listener).map_err(|e| e.to_string())?;
     ctx.poll.add(&signals, Source::Signals).map_err(|e| e.to_string())?;
+    let trusted = Trusted::load(Path::new(&ctx.settings.trust_dir));
     Ok(Keeper {
         ctx,
         program,
         device,
         store,
         desired,
+        trusted,
         unsaved: None,
         apps: Vec::new(),
         stages: Vec::new(),

@@ -7,8 +7,10 @@
 //! or a state record may have when nothing else is left.
 
 use crate::image::Digest;
+use crate::ipc::Origin;
 use crate::keeper::desired::Entry;
 use crate::sys::fd::read_file;
+use crate::trust::Keyset;
 use nix::sys::statfs::{F2FS_SUPER_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -38,12 +40,23 @@ pub enum Purpose {
 }
 
 /// What must survive a power cut.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Fresh starts of keeper so far.
     pub boot: u64,
     /// Every app of every origin, tombstones included.
     pub entries: Vec<Entry>,
+    /// Of signed documents.
+    pub signed: Signed,
+}
+
+/// What must be known about signed documents. A record has it only where there is something to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// The keysets that were accepted, one of each topic at most; the one accepted last stands last.
+    pub keysets: Vec<Keyset>,
+    /// The highest sequence number of the removed apps that were forgotten, by topic.
+    pub forgotten: Vec<(Origin, u64)>,
 }
 
 /// The files below the data directory.
@@ -233,7 +246,10 @@ fn file_name(digest: &Digest) -> String {
 
 /// The bytes of one slot.
 pub fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
-    let body = postcard::to_stdvec(desired).map_err(|e| io::Error::other(e.to_string()))?;
+    let mut body = to_bytes(&(desired.boot, &desired.entries))?;
+    if desired.signed != Signed::default() {
+        body.extend(to_bytes(&desired.signed)?);
+    }
     if body.len() > MAX_RECORD - HEADER {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "desired state is too large to record"));
     }
@@ -249,6 +265,10 @@ pub fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
+fn to_bytes<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    postcard::to_stdvec(value).map_err(|e| io::Error::other(e.to_string()))
+}
+
 /// Number and state in these bytes; `None` if they are damaged or of another version.
 pub fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
     let (head, body) = bytes.split_at_checked(HEADER)?;
@@ -262,7 +282,9 @@ pub fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
     if !whole || length != body.len() {
         return None;
     }
-    Some((generation, postcard::from_bytes(body).ok()?))
+    let ((boot, entries), rest) = postcard::take_from_bytes(body).ok()?;
+    let signed = if rest.is_empty() { Signed::default() } else { postcard::from_bytes(rest).ok()? };
+    Some((generation, Desired { boot, entries, signed }))
 }
 
 fn read_slot(path: &Path) -> Option<(u64, Desired)> {
@@ -320,7 +342,7 @@ mod tests {
     }
 
     fn state(boot: u64) -> Desired {
-        Desired { boot, entries: Vec::new() }
+        Desired { boot, ..Desired::default() }
     }
 
     #[test]

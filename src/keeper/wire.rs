@@ -4,13 +4,14 @@ use crate::ipc::{Ack, Origin, Topic};
 use crate::keeper::Keeper;
 use crate::keeper::desired::{self, Entry};
 use crate::keeper::report::{self, VERSION};
+use crate::keeper::trusted::Unopened;
 use crate::manifest::{Name, Target, Whom};
 use crate::protocol::{self as wire, Answer, Entries, Reason, Sha256, encode};
 use crate::sys::fd::read_file;
 use crate::sys::process::Ended;
 
 /// Whom a document of this origin is for.
-fn target(keeper: &Keeper, origin: &Origin) -> Target {
+pub fn target(keeper: &Keeper, origin: &Origin) -> Target {
     let whom = match origin {
         Origin::Group(g) => Whom::Group(g.clone()),
         Origin::Device | Origin::Local => Whom::Device(keeper.device.clone()),
@@ -100,19 +101,22 @@ impl Keeper {
     pub fn on_oversize(&mut self, origin: &Origin, app: &Name, bytes: u64) {
         let limit = crate::manifest::MAX_PAYLOAD;
         let message = format!("the document has {bytes} bytes, at most {limit} are taken");
-        let refusal = crate::ipc::Refusal { reason: Reason::Oversize, path: String::new(), message };
+        let refusals = vec![crate::ipc::Refusal { reason: Reason::Oversize, path: String::new(), message }];
         // Its bytes were never read: the hash is that of nothing.
         let sha256 = crate::image::Digest::of(b"");
-        let state = crate::protocol::State::Rejected;
-        let ack =
-            Ack { app: app.clone(), seq: None, sha256, attempt: 1, state, refusals: vec![refusal], rolled_back_to: None, progress: None };
-        self.emit(origin, ack);
+        self.reject(origin, app, Unopened { sha256, refusals });
+    }
+
+    /// A document that was not even read.
+    pub fn reject(&mut self, origin: &Origin, app: &Name, Unopened { sha256, refusals }: Unopened) {
+        let state = wire::State::Rejected;
+        self.emit(origin, Ack { app: app.clone(), seq: None, sha256, attempt: 1, state, refusals, rolled_back_to: None, progress: None });
     }
 
     /// No verb can be used from afar yet; what cannot be honoured is said, never dropped.
     pub fn on_command(&mut self, id: &str, retained: bool, payload: &[u8]) {
         let (boot, conn) = (self.ctx.boot, self.agent.link.conn);
-        let answer = match wire::parse_command(payload) {
+        let answer = match self.open_command(payload) {
             _ if retained => {
                 (Reason::StaleSession, "a retained command is refused: the broker would repeat it at every connection".to_owned())
             }
@@ -120,7 +124,7 @@ impl Keeper {
                 (Reason::StaleSession, format!("the command is for another session, this is {boot}.{conn}"))
             }
             Ok(_) => (Reason::Unsupported, "commands are not supported by this release; use the local command line".to_owned()),
-            Err(e) => (Reason::Malformed, e.to_string()),
+            Err(why) => why,
         };
         self.publish(Topic::Res(id.to_owned()), encode(&Answer::error(0, answer.0, answer.1)));
     }
@@ -172,6 +176,7 @@ fn about(keeper: &Keeper) -> wire::About {
         ram: total_memory(),
         flash_free: free,
         isolation: "container".into(),
+        keys: keeper.trust_report().keys.into_iter().map(|k| k.id).collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! said by its table; here is what shows only between fields.
 
 use super::blame::Found;
+use super::calendar::exact;
 use super::forms::{below, capability, limit, mode, rlimit, signal};
 use super::json::{Member, Node, Value};
 use super::raw::{BIND, CONTAINER, FILE, MAX_FILES, MAX_MOUNTS, TMPFS};
@@ -23,14 +24,16 @@ pub fn manifest<'a>(view: View<'a>, root: &'a Node<'a>, found: &mut Vec<Found>) 
         Some(target) => Some(target?),
         None => None,
     };
-    Some(Manifest { app: view.parse("app")?, seq: view.parse("seq"), target, body })
+    let not_after = view.text("not_after").and_then(exact);
+    Some(Manifest { app: view.parse("app")?, seq: view.parse("seq"), target, not_after, body })
 }
 
 fn bad(node: &Node, message: impl Into<String>) -> Found {
     Found::at(node, Reason::BadValue, message)
 }
 
-fn target(view: View, node: &Node, found: &mut Vec<Found>) -> Option<Target> {
+/// Whom a document is for.
+pub fn target(view: View, node: &Node, found: &mut Vec<Found>) -> Option<Target> {
     let fleet = view.text("fleet").map(str::to_owned);
     let whom = match (view.node("device"), view.node("group")) {
         (Some(_), None) => view.parse("device").map(Whom::Device),

@@ -1,7 +1,7 @@
 //! The forms of strings in our documents: names, paths, users, signals, capabilities.
 
 use super::shape::{Form, Objection, bad};
-use super::{Id, Name, RlimitKind, units};
+use super::{Id, Name, RlimitKind, calendar, units};
 use crate::image::{Digest, Reference};
 use serde::Deserialize;
 
@@ -89,6 +89,10 @@ pub static LIMIT: Form = form("^(unlimited|[0-9]+[KMG]?)$", |s| limit(s).map(dro
 /// A signal.
 pub static SIGNAL: Form = form("^(SIG)?[A-Z0-9+-]+$", |s| {
     signal(s).map(drop).ok_or_else(|| bad("must be a signal: a name like TERM, a number from 1 to 64, or RTMIN+n"))
+});
+/// A time of the wall clock.
+pub static TIME: Form = form("^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$", |s| {
+    calendar::exact(s).map(drop).ok_or_else(|| bad("must be a time in UTC like \"2026-01-31T23:59:59Z\""))
 });
 /// A session of a device: boot and conn.
 pub static SESSION: Form = form("^[0-9]+[.][0-9]+$", |s| {

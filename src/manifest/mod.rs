@@ -8,20 +8,22 @@
 //! so nothing there is passed over in silence.
 
 pub(crate) mod blame;
-mod checked;
+pub(crate) mod calendar;
+pub(crate) mod checked;
 pub(crate) mod document;
 mod expand;
 pub(crate) mod forms;
 pub(crate) mod json;
 pub(crate) mod out;
 pub(crate) mod raw;
-mod render;
+pub(crate) mod render;
 pub(crate) mod schema;
 pub(crate) mod shape;
 mod types;
 pub(crate) mod units;
 
 pub use blame::{Fault, Faults, MAX_FAULTS, Severity};
+pub use calendar::show as show_time;
 pub use expand::Device;
 pub use forms::signal as parse_signal;
 pub use raw::{MAX_CONTAINERS, MAX_FILES, MAX_MOUNTS, MAX_WORDS, SCHEMA};
@@ -71,8 +73,8 @@ pub fn schema() -> String {
 
 fn first(root: &Node) -> Option<Found> {
     let envelope = root.get("wherry").is_none().then(|| root.get("payload")).flatten();
-    let unsigned_only = "signed envelopes are not supported by this version";
-    envelope.map(|payload| Found::at(payload, Reason::Unsupported, unsigned_only)).or_else(|| document::version(root))
+    let sentence = "this is a signed envelope, which counts only where it comes over the network: give the document in it";
+    envelope.map(|payload| Found::at(payload, Reason::Unsupported, sentence)).or_else(|| document::version(root))
 }
 
 /// [`check`] for a manifest that was written in another language than JSON: `root` says what stands where in `text`.

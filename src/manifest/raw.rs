@@ -2,7 +2,7 @@
 
 use super::forms::{
     ANY, CAPABILITY, CAPABILITY_OR_ALL, DIGEST, ENV_NAME, HOSTNAME, ID, LIMIT, MODE, NAME, REFERENCE, RLIMIT, ROOT, SECRET, SIGNAL, SOURCE,
-    TARGET, USER, WORKDIR,
+    TARGET, TIME, USER, WORKDIR,
 };
 use super::shape::{Field, Kind, Need};
 
@@ -17,7 +17,7 @@ pub const MAX_FILES: usize = 32;
 /// Most arguments, and most environment variables, of one container.
 pub const MAX_WORDS: usize = 256;
 /// Largest integer that every JSON reader keeps exactly (RFC 7493, section 2.2).
-const EXACT: u64 = (1 << 53) - 1;
+pub const EXACT: u64 = (1 << 53) - 1;
 /// Largest size taken anywhere: 1 TiB.
 const TIB: u64 = 1 << 40;
 /// Smallest limit that makes sense: one page.
@@ -35,10 +35,11 @@ pub static MANIFEST: [Field; 10] = [
     Field::default("volumes", Kind::Bool, "false", "With `remove`: its volumes go too."),
     Field::unbuilt("inherit", Kind::Bool, "The device's tombstone is lifted; the group's state counts again."),
     Field::unbuilt("rollout", Kind::Any, "Which part of a group takes it."),
-    Field::unbuilt("not_after", Kind::Any, "When it expires."),
+    Field::optional("not_after", Kind::Text(&TIME), "From then on it is not taken any more, if the clock is known to be right."),
 ];
 
-static TARGET_FIELDS: [Field; 3] = [
+/// Whom a document is for.
+pub static TARGET_FIELDS: [Field; 3] = [
     Field::required("fleet", Kind::Text(&ROOT), "The fleet, which is the root topic."),
     Field::optional("device", Kind::Text(&ID), "The device; or `group`."),
     Field::optional("group", Kind::Text(&ID), "The group; or `device`."),

@@ -1,5 +1,6 @@
 //! The checked manifest as a document again, with every value in force.
 
+use super::calendar::show;
 use super::out::Out;
 use super::units::{show_millis, show_size};
 use super::{Body, Container, Content, Manifest, Mount, Placed, Resources, Rlimit, Target, Whom};
@@ -15,6 +16,7 @@ pub fn render(manifest: &Manifest) -> String {
     top.put("app", Out::text(&manifest.app));
     top.some("seq", manifest.seq.map(Out::Whole));
     top.some("target", manifest.target.as_ref().map(target));
+    top.some("not_after", manifest.not_after.map(|ms| Out::Text(show(ms))));
     match &manifest.body {
         Body::Run(containers) => {
             let entries = containers.iter().map(|c| (c.name.to_string(), container(c))).collect();
@@ -45,7 +47,8 @@ impl Members {
     }
 }
 
-fn target(target: &Target) -> Out {
+/// Whom a document is for.
+pub fn target(target: &Target) -> Out {
     let (name, id) = match &target.whom {
         Whom::Device(id) => ("device", id),
         Whom::Group(id) => ("group", id),

@@ -154,6 +154,8 @@ pub struct Manifest {
     pub seq: Option<u64>,
     /// Whom it is for; absent only in unsigned mode.
     pub target: Option<Target>,
+    /// When it expires, in milliseconds since 1970.
+    pub not_after: Option<u64>,
     /// What is wanted.
     pub body: Body,
 }

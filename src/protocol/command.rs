@@ -1,12 +1,15 @@
 //! Commands to the device, `in/cmd/<id>`.
 
 use crate::manifest::blame::Found;
+use crate::manifest::checked::target;
 use crate::manifest::document::{Document, version};
 use crate::manifest::forms::{NAME, SESSION};
 use crate::manifest::json::Node;
 use crate::manifest::out::Out;
+use crate::manifest::raw::TARGET_FIELDS;
+use crate::manifest::render;
 use crate::manifest::shape::{Field, Kind, View};
-use crate::manifest::{Faults, MAX_PAYLOAD, Name, SCHEMA};
+use crate::manifest::{Faults, MAX_PAYLOAD, Name, SCHEMA, Target};
 use crate::protocol::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,8 @@ pub struct Command {
     pub app: Option<Name>,
     /// One container of it.
     pub container: Option<Name>,
+    /// Whom it is for; absent only where nothing is signed.
+    pub target: Option<Target>,
 }
 
 impl Command {
@@ -32,9 +37,10 @@ impl Command {
             ("session", Out::Text(format!("{}.{}", self.session.0, self.session.1))),
             ("do", Out::text(verb)),
         ];
+        let target = self.target.as_ref().map(|t| ("target", render::target(t)));
         let whom = [("app", &self.app), ("container", &self.container)];
         let whom = whom.into_iter().filter_map(|(key, name)| Some((key, Out::text(name.as_ref()?))));
-        super::encode(&Out::Object(head.into_iter().chain(whom).map(|(key, value)| (key.to_owned(), value)).collect()))
+        super::encode(&Out::Object(head.into_iter().chain(whom).chain(target).map(|(key, value)| (key.to_owned(), value)).collect()))
     }
 }
 
@@ -78,12 +84,13 @@ static WORDS: [&str; VERBS.len()] = {
     words
 };
 
-static COMMAND: [Field; 5] = [
+static COMMAND: [Field; 6] = [
     Field::required("wherry", Kind::Whole(SCHEMA, SCHEMA), "Version of the schema: 1."),
     Field::required("session", Kind::Text(&SESSION), "Boot and conn of the device's presence, like \"12.3\"."),
     Field::required("do", Kind::Word(&WORDS), "What to do."),
     Field::optional("app", Kind::Text(&NAME), "The app."),
     Field::optional("container", Kind::Text(&NAME), "One container of it."),
+    Field::optional("target", Kind::Object(&TARGET_FIELDS), "Whom it is for. May be absent where nothing is signed."),
 ];
 
 static DOCUMENT: Document<Command> = Document { max: MAX_PAYLOAD, fields: &COMMAND, first: version, convert: command, secret: None };
@@ -106,7 +113,11 @@ fn command<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Optio
     if let Some(node) = view.node("do").filter(|_| lacking && view.node("app").is_none()) {
         found.push(Found::at(node, Reason::BadValue, "the field `app` is missing beside it"));
     }
-    Some(Command { session: (boot.parse().ok()?, conn.parse().ok()?), verb, app, container })
+    let target = match view.node("target") {
+        Some(node) => Some(target(view.object("target"), node, found)?),
+        None => None,
+    };
+    Some(Command { session: (boot.parse().ok()?, conn.parse().ok()?), verb, app, container, target })
 }
 
 #[cfg(test)]
@@ -120,7 +131,10 @@ mod tests {
         let c = parse_command(text).unwrap();
         assert_eq!((c.session, c.verb), ((12, 3), Verb::Restart));
         assert_eq!((c.app.unwrap().as_str(), c.container.unwrap().as_str()), ("web", "nginx"));
-        assert_eq!(parse_command(br#"{"wherry":1,"session":"0.0","do":"diag"}"#).unwrap().verb, Verb::Diag);
+        let text = br#"{"wherry":1,"session":"0.0","do":"diag","target":{"fleet":"wherry","device":"r1"}}"#;
+        let c = parse_command(text).unwrap();
+        assert_eq!((c.verb, c.target.is_some()), (Verb::Diag, true));
+        assert_eq!(c.encode(), text);
     }
 
     #[test]
@@ -130,6 +144,7 @@ mod tests {
             (r#"{"wherry":1,"session":"12","do":"stop","app":"web"}"#, "session", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.99999999999999999999","do":"stop","app":"web"}"#, "session", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.2","do":"reboot"}"#, "do", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"diag","target":{"fleet":"f"}}"#, "target", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.2","do":"stop"}"#, "do", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.2","do":"stats","container":"nginx"}"#, "do", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.2","do":"stop","app":"Web"}"#, "app", Reason::BadValue),

@@ -8,8 +8,8 @@ mod words;
 
 pub use command::{Command, Verb, parse_command};
 pub use payload::{
-    About, Ack, Answer, AnswerKind, AppReport, ContainerReport, Detail, Entries, Further, Get, Have, LastExit, MAX_FURTHER, Online,
-    Presence, Previous, Reported, Sha256, encode,
+    About, Ack, Answer, AnswerKind, AppReport, ContainerReport, Detail, Entries, Further, Get, Have, KeysetAck, LastExit, MAX_FURTHER,
+    Online, Presence, Previous, Reported, Sha256, encode,
 };
 pub use stats::{Cpu, Device, Figures, Io, MAX_STATS, Memory, Net, Pids, Pressure, Pressures, Stats, stats};
 pub use words::{ContainerState, Reason, State};

@@ -98,7 +98,7 @@ pub struct Ack {
     /// Its sequence number; absent in unsigned mode, and where the document could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// Hash of the payload as it came.
+    /// Hash of the document: of the one in the envelope, or of the payload where that is none.
     pub sha256: Sha256,
     /// 1, and one more for each `retry` command.
     pub attempt: u32,
@@ -111,6 +111,32 @@ pub struct Ack {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<Previous>,
     /// More about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Detail>,
+    /// Keeper's count of fresh starts.
+    pub boot: u64,
+    /// Seconds since the device started.
+    pub uptime_s: u64,
+}
+
+/// What became of a keyset, on `out/keyset`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeysetAck {
+    /// Schema of the message: 1.
+    pub wherry: u8,
+    /// Whom the keyset was for, by its topic.
+    pub target: Target,
+    /// Its sequence number; absent where it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Hash of the document in the envelope, or of the payload where that is none.
+    pub sha256: Sha256,
+    /// `accepted` or `rejected`.
+    pub state: State,
+    /// Why it was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The sentence to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Detail>,
     /// Keeper's count of fresh starts.
@@ -208,6 +234,9 @@ pub struct About {
     pub flash_free: Option<u64>,
     /// What separates containers: `container`, later also `user` …
     pub isolation: String,
+    /// Numbers of the keys that it trusts; with any, whatever is unsigned is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
 }
 
 /// One app in `reported`.

@@ -27,6 +27,11 @@ pub enum Incoming {
     },
     /// Signed settings.
     Config,
+    /// Signed keys.
+    Keyset {
+        /// By the device's own topic, or a group's.
+        origin: Origin,
+    },
     /// A command.
     Command {
         /// Its id: 1 to 64 of `A-Za-z0-9_.-`, so that it fits into the answer's topic.
@@ -43,6 +48,7 @@ pub fn out(root: &str, device: &Id, topic: &Topic) -> String {
         Topic::Stats => "stats".to_owned(),
         Topic::Log(container) => format!("log/{container}"),
         Topic::Res(id) => format!("res/{id}"),
+        Topic::Keyset => "keyset".to_owned(),
     };
     format!("{root}/v1/d/{device}/out/{rest}")
 }
@@ -56,7 +62,7 @@ pub fn presence(root: &str, device: &Id) -> String {
 pub fn delivery(topic: &Topic) -> Delivery {
     match topic {
         Topic::Reported => Delivery { qos: 1, retain: true },
-        Topic::Ack(_) | Topic::Get | Topic::Res(_) => Delivery { qos: 1, retain: false },
+        Topic::Ack(_) | Topic::Get | Topic::Res(_) | Topic::Keyset => Delivery { qos: 1, retain: false },
         Topic::Stats | Topic::Log(_) => Delivery { qos: 0, retain: false },
     }
 }
@@ -64,7 +70,8 @@ pub fn delivery(topic: &Topic) -> Delivery {
 /// What this device subscribes to, all with QoS 1; the device's own filter comes first.
 pub fn subscriptions(root: &str, device: &Id, groups: &[Id]) -> Vec<String> {
     let own = format!("{root}/v1/d/{device}/in/#");
-    std::iter::once(own).chain(groups.iter().map(|group| format!("{root}/v1/g/{group}/desired/+"))).collect()
+    let of_group = |group: &Id| ["desired/+", "keyset"].map(|rest| format!("{root}/v1/g/{group}/{rest}"));
+    std::iter::once(own).chain(groups.iter().flat_map(of_group)).collect()
 }
 
 /// What a topic means for this device; `None` for what is not for it, or is none of ours.
@@ -74,13 +81,18 @@ pub fn parse(root: &str, device: &Id, groups: &[Id], topic: &str) -> Option<Inco
     let (kind, whom) = (levels.next()?, levels.next()?);
     let path: Vec<&str> = levels.collect();
     match (kind, path.as_slice()) {
-        ("g", ["desired", app]) => {
-            let group = groups.iter().find(|g| g.as_str() == whom)?;
-            Some(Incoming::Desired { origin: Origin::Group(group.clone()), app: app.parse().ok()? })
+        ("g", rest) => {
+            let origin = Origin::Group(groups.iter().find(|g| g.as_str() == whom)?.clone());
+            match rest {
+                ["desired", app] => Some(Incoming::Desired { origin, app: app.parse().ok()? }),
+                ["keyset"] => Some(Incoming::Keyset { origin }),
+                _ => None,
+            }
         }
         ("d", _) if whom != device.as_str() => None,
         ("d", ["in", "desired", app]) => Some(Incoming::Desired { origin: Origin::Device, app: app.parse().ok()? }),
         ("d", ["in", "config"]) => Some(Incoming::Config),
+        ("d", ["in", "keyset"]) => Some(Incoming::Keyset { origin: Origin::Device }),
         ("d", ["in", "cmd", id]) => id.parse::<Id>().ok().map(|id| Incoming::Command { id: id.into() }),
         _ => None,
     }
@@ -106,6 +118,7 @@ mod tests {
             (Topic::Stats, "stats", 0, false),
             (Topic::Log("nginx".into()), "log/nginx", 0, false),
             (Topic::Res("42".into()), "res/42", 1, false),
+            (Topic::Keyset, "keyset", 1, false),
         ] {
             assert_eq!(out("site/wherry", &id("router-17"), &topic), format!("site/wherry/v1/d/router-17/out/{path}"));
             assert_eq!(delivery(&topic), Delivery { qos, retain });
@@ -120,8 +133,10 @@ mod tests {
         assert_eq!(read("a/b/v1/d/r/in/desired/web"), desired(Origin::Device));
         assert_eq!(read("a/b/v1/g/g2/desired/web"), desired(Origin::Group(id("g2"))));
         assert_eq!(read("a/b/v1/d/r/in/config"), Some(Incoming::Config));
+        assert_eq!(read("a/b/v1/d/r/in/keyset"), Some(Incoming::Keyset { origin: Origin::Device }));
+        assert_eq!(read("a/b/v1/g/g1/keyset"), Some(Incoming::Keyset { origin: Origin::Group(id("g1")) }));
         assert_eq!(read("a/b/v1/d/r/in/cmd/7f.1"), Some(Incoming::Command { id: "7f.1".into() }));
-        assert_eq!(subscriptions("a/b", &id("r"), &[id("g1")]), ["a/b/v1/d/r/in/#", "a/b/v1/g/g1/desired/+"]);
+        assert_eq!(subscriptions("a/b", &id("r"), &[id("g1")]), ["a/b/v1/d/r/in/#", "a/b/v1/g/g1/desired/+", "a/b/v1/g/g1/keyset"]);
     }
 
     #[test]
@@ -131,6 +146,9 @@ mod tests {
             "a",
             "a/b/v1/d/other/in/desired/web",
             "a/b/v1/g/g3/desired/web",
+            "a/b/v1/g/g3/keyset",
+            "a/b/v1/g/g1/keyset/x",
+            "a/b/v1/d/other/in/keyset",
             "a/b/v2/d/r/in/desired/web",
             "a/bc/v1/d/r/in/config",
             "a/b/v1/d/r/in/desired/WEB",

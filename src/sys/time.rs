@@ -1,5 +1,6 @@
 //! The clocks: seconds and milliseconds since boot, and the boot id that says which boot.
 
+use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
@@ -15,6 +16,17 @@ pub fn boottime() -> Duration {
 pub fn unix_ms() -> u64 {
     let t = clock_gettime(ClockId::CLOCK_REALTIME).unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
     t.tv_sec().max(0) as u64 * 1000 + t.tv_nsec().max(0) as u64 / 1_000_000
+}
+
+/// Somebody keeps the wall clock right, and says so to the kernel (NTP, PTP, GPS): `STA_UNSYNC` is off. adjtimex(2) answers `TIME_ERROR` otherwise, and
+/// the kernel turns it on again by itself once nobody has set the clock for hours.
+pub fn is_clock_right() -> bool {
+    const TIME_ERROR: libc::c_long = 5;
+    // No modes: it only tells. The layout of what it tells does not matter, and differs; 208 bytes are the most (64-bit kernels).
+    let mut told = [0u64; 32];
+    // SAFETY: the kernel writes a struct timex of at most 208 bytes into the 256 that are there.
+    let state = unsafe { libc::syscall(libc::SYS_adjtimex, told.as_mut_ptr()) };
+    (0..TIME_ERROR).contains(&state)
 }
 
 /// The kernel's random id of this boot, in its printed form of 36 characters.

@@ -84,7 +84,7 @@ impl Device {
         let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
         let settings = json!({
             "device": id, "data_dir": path("data"), "run_dir": path("run"), "cgroup": cgroup, "interval_s": 1,
-            "import_dirs": [image::dir()], "brokers": [{"host": "127.0.0.1", "port": broker.port}],
+            "trust_dir": path("trust"), "import_dirs": [image::dir()], "brokers": [{"host": "127.0.0.1", "port": broker.port}],
         });
         let settings = super::with(settings, extra);
         Self { dir, id, cgroup, settings, broker, program: program(), keeper: None, groups: Vec::new() }

@@ -82,6 +82,7 @@ fn the_package_is_laid_out_as_opkg_reads_it() {
         "-rwxr-xr-x 0/0 1970-01-01 ./etc/uci-defaults/80-wherry",
         "drwx------ 0/0 1970-01-01 ./etc/wherry/",
         "drwx------ 0/0 1970-01-01 ./etc/wherry/secrets/",
+        "drwx------ 0/0 1970-01-01 ./etc/wherry/trust/",
         "-rw-r--r-- 0/0 1970-01-01 ./lib/upgrade/keep.d/wherry",
         "-rw-r--r-- 0/0 1970-01-01 ./usr/lib/wherry/settings.sh",
         "-rwxr-xr-x 0/0 1970-01-01 ./usr/lib/wherry/uci-settings",

@@ -29,6 +29,7 @@ config wherry 'main'
 	list import_dirs '/var/lib/wherry/import'
 	list bind_sources '/srv/www'
 	option secrets_dir '/etc/wherry/secrets'
+	option trust_dir '/etc/wherry/trust'
 	option log_level 'info'
 
 config broker

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use wherry::image::layout::{self, Manifest, Wanted};
 use wherry::image::{Digest, Host, config, docker};
 use wherry::manifest::{self, MAX_PAYLOAD};
+use wherry::trust::{Envelope, Grant, KeysetDocument, PublicKey, signers};
 
 /// Index, manifest and configuration of OCI images, manifest of `docker save`.
 pub fn image(data: &[u8]) {
@@ -72,6 +73,39 @@ pub fn command(data: &[u8]) {
     let (device, group) = ("router-17".parse().unwrap(), "lab".parse().unwrap());
     let topic = String::from_utf8_lossy(data);
     let _ = wherry::protocol::topics::parse("wherry", &device, &[group], &topic);
+}
+
+/// Envelopes, keysets and key files: what is taken is written as it was read, and nobody's signature becomes good by chance.
+pub fn signed(data: &[u8]) {
+    if let Ok(key) = PublicKey::of_file(&String::from_utf8_lossy(data)) {
+        assert_eq!(key.to_string().parse(), Ok(key));
+    }
+    if let Err(faults) = KeysetDocument::parse(data) {
+        super::is_printable(&faults.to_string());
+    }
+    match Envelope::parse(data) {
+        Ok(envelope) => {
+            let again = Envelope::parse(&envelope.encode());
+            assert!(again.is_ok_and(|again| again == envelope));
+            let good = signers(&[Grant::root(GOLDEN_KEY.parse().unwrap())], &envelope).is_ok();
+            assert!(!good || envelope.payload == golden_payload());
+        }
+        Err(faults) => super::is_printable(&faults.to_string()),
+    }
+}
+
+/// The key of the envelope in `tests/wire`, of which nobody has the secret part any more.
+const GOLDEN_KEY: &str = "RWSqhL6E6Z4PUsioQjGqJfAT8Zo7hyAy4MsYC4AJCTWmw0HZdDeHXUgc";
+
+fn golden_payload() -> Vec<u8> {
+    super::files("wire", "tombstone.json").swap_remove(0).1.trim_ascii_end().to_vec()
+}
+
+/// The envelope and the keyset of the wire contract, and a key.
+pub fn signed_seeds() -> Vec<Vec<u8>> {
+    let wire = ["envelope.json", "keyset.json", "manifest.json"].into_iter().flat_map(|name| super::files("wire", name));
+    let key = format!("untrusted comment: seed\n{GOLDEN_KEY}\n").into_bytes();
+    wire.map(|(_, bytes)| bytes).chain([key]).collect()
 }
 
 /// From the tests' own layouts.

@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "manifest", run: documents::manifest, seeds: documents::manifest_seeds },
     Target { name: "settings", run: documents::settings, seeds: documents::settings_seeds },
     Target { name: "command", run: documents::command, seeds: documents::command_seeds },
+    Target { name: "signed", run: documents::signed, seeds: documents::signed_seeds },
     Target { name: "frames", run: frames::frames, seeds: frames::seeds },
     Target { name: "records", run: records::records, seeds: records::seeds },
     Target { name: "kernel", run: kernel::kernel, seeds: kernel::seeds },

@@ -55,7 +55,7 @@ do_configure:append() {
 }
 
 do_install:append() {
-    install -d -m 0700 ${D}${sysconfdir}/wherry ${D}${sysconfdir}/wherry/secrets
+    install -d -m 0700 ${D}${sysconfdir}/wherry ${D}${sysconfdir}/wherry/secrets ${D}${sysconfdir}/wherry/trust
     install -m 0600 ${S}/packaged/settings.json ${D}${sysconfdir}/wherry/settings.json
     if ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'true', 'false', d)}; then
         install -D -m 0644 ${S}/packaged/wherry.service ${D}${systemd_system_unitdir}/wherry.service
