@@ -1,6 +1,6 @@
 //! `wherryctl` against a real mosquitto with real devices: keeper, agent and containers.
 //!
-//! Needs what `keeper.rs` needs, and openssl.
+//! Needs what `keeper.rs` needs, openssl and signify-openbsd.
 
 mod harness;
 
@@ -9,6 +9,7 @@ use harness::device::Outcome;
 use harness::{Device, Signal, Value, eventually, json, manifest, shell, sleeper, steadily, with};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -384,6 +385,99 @@ fn retry_asks_the_session_of_the_device_and_shows_its_answer() {
     f.two.start();
 }
 
+// ---- signatures ----
+
+/// The container with its image named by digest.
+fn pinned(container: Value) -> Value {
+    let index: Value = serde_json::from_slice(&fs::read(harness::image::dir().join("layout/index.json")).unwrap()).unwrap();
+    let is_plain = |m: &&Value| m["annotations"]["org.opencontainers.image.ref.name"] == "plain";
+    let digest = index["manifests"].as_array().unwrap().iter().find(is_plain).unwrap()["digest"].clone();
+    with(container, json!({"image": {"ref": harness::layout("plain"), "digest": digest}}))
+}
+
+#[test]
+fn a_device_that_trusts_a_key_takes_what_is_signed_by_it() {
+    let mut device = Device::prepared(json!({}));
+    let id = device.id.clone();
+    let ok = |device: &Device, args: &[&str]| {
+        let outcome = ctl(device, args);
+        assert_eq!(outcome.code, 0, "wherryctl {args:?}: {outcome:?}");
+        outcome.out
+    };
+    let fails = |device: &Device, args: &[&str], code: i32, sentence: &str| check_failure(&ctl(device, args), args, code, sentence);
+    ok(&device, &["keygen", "team"]);
+    ok(&device, &["keygen", "other"]);
+    fails(&device, &["keygen", "team"], 73, "team.sec is there already");
+    let mode = |name: &str| fs::metadata(device.dir.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("team.sec"), mode("team.pub")), (0o600, 0o644));
+    fs::create_dir(device.dir.join("trust")).unwrap();
+    fs::copy(device.dir.join("team.pub"), device.dir.join("trust/team.pub")).unwrap();
+    device.settings["trust_dir"] = json!(device.dir.join("trust"));
+    device.broker.up();
+    device.start();
+    device.online();
+    let file = device.file("web.json", manifest("web", pinned(sleeper())).to_string());
+    let outcome = ctl(&device, &["apply", "-d", &id, &file]);
+    check_failure(&outcome, &["apply"], 1, "rejected (unsigned)");
+    assert!(outcome.err.contains(&format!("warning: {id} takes signed documents only")), "{outcome:?}");
+    fails(&device, &["apply", "-d", &id, "-k", "other.sec", &file], 1, "rejected (unknown_key)");
+    assert!(ok(&device, &["apply", "-d", &id, "-k", "other.sec", "-k", "team.sec", &file]).ends_with("web: running\n"));
+    let loose = device.file("loose.json", manifest("web", sleeper()).to_string());
+    fails(&device, &["apply", "-d", &id, "-k", "team.sec", &loose], 65, "needs `digest` in a signed document");
+    fails(&device, &["apply", "-d", &id, "-k", "team.pub", &file], 65, "cannot sign with team.pub: it is the public key");
+    fails(&device, &["apply", "-d", &id, "-k", "no.sec", &file], 66, "cannot read the key no.sec");
+    assert_eq!(ctl(&device, &["diff", "-d", &id, &file]).code, 0, "what the broker keeps is looked into");
+    fails(&device, &["retry", "-d", &id, "-k", "team.sec", "web"], 65, "it refused (unsupported)");
+    // Signed on another machine, published by this one.
+    let document =
+        with(manifest("web", pinned(sleeper())), json!({"seq": 3_000_000_000_000u64, "target": {"fleet": "wherry", "device": id}}));
+    device.file("far.json", document.to_string());
+    let sealed = ok(&device, &["sign", "-k", "other.sec", "far.json"]);
+    device.file("far.envelope", &sealed);
+    fails(&device, &["verify", "-k", "team.pub", "far.envelope"], 1, "has no good signature of these keys");
+    device.file("far.envelope", ok(&device, &["sign", "-k", "team.sec", "far.envelope"]));
+    assert!(ok(&device, &["verify", "-k", "team.pub", "far.envelope"]).contains("good signature"));
+    fails(&device, &["sign", "-k", "team.sec", "far.envelope"], 65, "has signed it already");
+    fails(&device, &["sign", "-k", "team.sec", "web.json"], 65, "a signed document must have");
+    fails(&device, &["apply", "-k", "team.sec", "far.envelope"], 64, "is signed already");
+    assert!(ok(&device, &["apply", "far.envelope"]).ends_with("web: running\n"));
+    fails(&device, &["apply", "far.envelope"], 65, "has number 3000000000000, and 3000000000000 is there already");
+    assert!(ok(&device, &["rm", "-d", &id, "-k", "team.sec", "web"]).ends_with("web: removed\n"));
+    let mut tampered: Value = serde_json::from_str(&sealed).unwrap();
+    tampered["payload"] = json!(wherry::trust::base64::encode(document.to_string().replace("100000", "100001").as_bytes()));
+    device.file("tampered.envelope", tampered.to_string());
+    fails(&device, &["verify", "-k", "other.pub", "tampered.envelope"], 1, "has no good signature of these keys");
+}
+
+#[test]
+fn what_wherryctl_signs_is_good_for_signify_and_for_wherry_itself() {
+    let device = Device::prepared(json!({}));
+    let run = |command: &mut Command| {
+        let out = command.current_dir(&device.dir).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+        assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+        out.stdout
+    };
+    run(Command::new("signify-openbsd").args(["-G", "-n", "-p", "team.pub", "-s", "team.sec"]));
+    let document = r#"{"wherry":1,"app":"web","seq":1,"target":{"fleet":"wherry","device":"r"},"remove":true}"#;
+    device.file("web.json", document);
+    let envelope: Value = serde_json::from_slice(&run(&mut bare(&device.dir, &["sign", "-k", "team.sec", "web.json"]))).unwrap();
+    let base64 = |text: &Value| wherry::trust::base64::decode(text.as_str().unwrap()).unwrap();
+    assert_eq!(base64(&envelope["payload"]), document.as_bytes(), "to the last byte");
+    let key = base64(&json!(fs::read_to_string(device.dir.join("team.pub")).unwrap().lines().nth(1).unwrap()));
+    let signature = [&key[..10], &base64(&envelope["signatures"][0]["sig"])].concat();
+    device.file("web.sig", format!("untrusted comment: x\n{}\n", wherry::trust::base64::encode(&signature)));
+    device.file("web.message", format!("wherry-v1:desired:{document}"));
+    run(Command::new("signify-openbsd").args(["-V", "-q", "-p", "team.pub", "-m", "web.message", "-x", "web.sig"]));
+    device.file("web.envelope", envelope.to_string());
+    let said = String::from_utf8(run(Command::new(&device.program).args(["validate", "web.envelope", "team.pub"]))).unwrap();
+    assert!(said.contains("web.envelope: good envelope") && said.contains("team.pub: good public key"), "{said}");
+    let keyset = r#"{"wherry":1,"seq":1,"target":{"fleet":"wherry","device":"r"},"keys":[]}"#;
+    let keys = keyset.replace("[]", &format!(r#"[{{"key":"{}","types":["keyset"]}}]"#, wherry::trust::base64::encode(&key)));
+    device.file("keys.json", keys);
+    let sealed: Value = serde_json::from_slice(&run(&mut bare(&device.dir, &["sign", "-k", "team.sec", "keys.json"]))).unwrap();
+    assert_eq!(sealed["type"], "keyset");
+}
+
 // ---- serve ----
 
 #[test]
@@ -592,7 +686,7 @@ fn help_names_every_command_and_readme_does_too() {
         .take_while(|l| !l.is_empty())
         .filter_map(|l| l.split_whitespace().next())
         .collect();
-    assert!(verbs.len() >= 9 && verbs.contains(&"apply"), "{help:?}");
+    assert!(verbs.len() >= 12 && verbs.contains(&"apply"), "{help:?}");
     for verb in verbs {
         assert!(readme.contains(&format!("`wherryctl {verb}`")), "README.md says nothing of wherryctl {verb}");
     }

@@ -3,6 +3,7 @@
 use super::address::Address;
 use super::args::Call;
 use super::document::{load, whom};
+use super::keys::opened;
 use super::session::{Session, block_on, now};
 use super::settings;
 use super::topics;
@@ -73,6 +74,7 @@ fn changes(kept: Option<&[u8]>, wanted: &Value) -> Vec<Change> {
     match kept {
         None => found.push(Change { path: String::new(), before: None, after: Some(wanted.clone()) }),
         Some(bytes) => {
+            let bytes = &opened(bytes)[..];
             let before = parse(bytes).map_or_else(|_| serde_json::from_slice(bytes).unwrap_or_default(), |m| comparable(&m));
             compare("", &before, wanted, &mut found);
         }

@@ -1,5 +1,6 @@
 //! Manifests from files of the operator, in JSON, TOML or YAML: checked here with the very parser of the devices, and made ready to be published.
 
+use super::keys::SecretKey;
 use super::tree::{Language, Member, Tree, Value, place};
 use crate::cli::print;
 use crate::exit::{Code, Error, note, visible};
@@ -9,6 +10,7 @@ use crate::manifest::json::Wrong;
 use crate::manifest::{Fault, Faults, MAX_PAYLOAD, Manifest, Target, Whom, check_tree, parse};
 use crate::protocol::Reason;
 use crate::sys::fd::{read_file, read_to_end};
+use crate::trust::{Envelope, Kind, lacks};
 use std::ffi::OsStr;
 use std::path::Path;
 
@@ -23,14 +25,16 @@ pub struct Loaded {
     /// What it says.
     pub manifest: Manifest,
     tree: Tree,
+    /// It is signed already: the envelope, and the hash of what is in it.
+    sealed: Option<(Vec<u8>, Digest)>,
 }
 
 /// A document ready for one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
-    /// The bytes.
+    /// The bytes to be published.
     pub payload: Vec<u8>,
-    /// Their hash, by which devices name them.
+    /// The document's hash, by which devices name it.
     pub sha256: Digest,
     /// Its sequence number.
     pub seq: u64,
@@ -79,9 +83,12 @@ pub fn examine(shown: &str, language: Language, text: &str) -> (Option<Loaded>, 
         Ok(tree) => tree,
         Err(wrong) => return (None, Faults(vec![syntax(text, wrong)])),
     };
+    if tree.get("wherry").is_none() && tree.get("payload").is_some() {
+        return envelope(shown, tree, text);
+    }
     let (manifest, mut faults) = check_tree(text, &tree.node());
     faults.0.iter_mut().for_each(|fault| relocate(fault, &tree, text));
-    let loaded = manifest.map(|manifest| Loaded { shown: shown.to_owned(), manifest, tree });
+    let loaded = manifest.map(|manifest| Loaded { shown: shown.to_owned(), manifest, tree, sealed: None });
     // What counts is what goes over the wire, with the longest number.
     let size = loaded.as_ref().map_or(0, |l| l.json(u64::MAX, l.manifest.target.as_ref()).len());
     if size > MAX_PAYLOAD {
@@ -90,6 +97,37 @@ pub fn examine(shown: &str, language: Language, text: &str) -> (Option<Loaded>, 
         return (None, faults);
     }
     (loaded, faults)
+}
+
+/// A document that was signed elsewhere. Faults of what is in it have no place: nobody sees it in the file.
+fn envelope(shown: &str, tree: Tree, text: &str) -> (Option<Loaded>, Faults) {
+    let placeless = |faults: Faults| {
+        let bare = |f: Fault| Fault { line: 0, column: 0, excerpt: None, ..f };
+        Faults(faults.0.into_iter().map(bare).collect())
+    };
+    let envelope = match Envelope::parse(text.as_bytes()) {
+        Ok(envelope) if envelope.kind == Kind::Desired => envelope,
+        Ok(envelope) => {
+            let message = format!("is a signed {}, and no manifest", envelope.kind);
+            return (None, Faults(vec![Fault::placeless(String::new(), Reason::BadValue, message)]));
+        }
+        Err(faults) => return (None, faults),
+    };
+    match parse(&envelope.payload) {
+        Err(faults) => (None, placeless(faults)),
+        Ok(manifest) => match unsignable(&manifest) {
+            Some(fault) => (None, Faults(vec![fault])),
+            None => {
+                let sealed = Some((text.trim().as_bytes().to_vec(), Digest::of(&envelope.payload)));
+                (Some(Loaded { shown: shown.to_owned(), manifest, tree, sealed }), Faults::default())
+            }
+        },
+    }
+}
+
+/// Why a device would refuse a document although its signature is good.
+pub fn unsignable(manifest: &Manifest) -> Option<Fault> {
+    lacks(manifest).into_iter().next().map(|(reason, path, why)| Fault::placeless(path, reason, why.to_owned()))
 }
 
 /// In JSON a brace stands in front of an object's first field. Elsewhere the object begins where that field does, and what is missing in the object
@@ -143,12 +181,38 @@ impl Loaded {
     /// # Errors
     /// It would be too large for a device.
     pub fn ready(&self, seq: u64, target: &Target) -> Result<Ready, Error> {
+        if let Some((envelope, sha256)) = &self.sealed {
+            return Ok(Ready { payload: envelope.clone(), sha256: *sha256, seq: self.manifest.seq.unwrap_or(seq) });
+        }
         let payload = self.json(seq, Some(target)).into_bytes();
         if let Err(faults) = parse(&payload) {
             let why = faults.0.first().map_or_else(String::new, Fault::sentence);
             return Err(Error::new(Code::BadData, format!("{} for {}: {why}", self.shown, whom(target))));
         }
         Ok(Ready { sha256: Digest::of(&payload), payload, seq })
+    }
+
+    /// It is in an envelope, so that nothing of it can be changed any more.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// The same, signed.
+    ///
+    /// # Errors
+    /// It lacks what a signed document must have, or would be too large.
+    pub fn signed(&self, ready: Ready, keys: &[SecretKey]) -> Result<Ready, Error> {
+        let Some(first) = keys.first() else { return Ok(ready) };
+        if self.is_sealed() {
+            return Err(Error::usage(format!("{} is signed already", self.shown)).hint("`wherryctl sign` adds a signature to an envelope"));
+        }
+        let signable = parse(&ready.payload).ok().and_then(|manifest| unsignable(&manifest));
+        match signable {
+            Some(fault) => {
+                Err(Error::new(Code::BadData, format!("cannot sign {} with {}: {}", self.shown, first.public.id, fault.sentence())))
+            }
+            None => ready.sealed(keys),
+        }
     }
 
     fn json(&self, seq: u64, target: Option<&Target>) -> String {

@@ -15,8 +15,8 @@ const GRACE: Duration = Duration::from_secs(3);
 pub struct Followed {
     /// Its app.
     pub app: Name,
-    /// Its hash.
-    pub sha256: Digest,
+    /// Its hash, and that of its envelope: a device that cannot open it names it by that.
+    pub sha256: [Digest; 2],
     /// Who must answer.
     pub expected: BTreeSet<Id>,
     /// Others may answer too, and at least so many must: it is for a group.
@@ -40,13 +40,13 @@ pub struct Outcome {
 
 impl Followed {
     /// Just published, at `now`.
-    pub fn new(app: Name, sha256: Digest, expected: BTreeSet<Id>, group: Option<usize>, now: Duration) -> Self {
+    pub fn new(app: Name, sha256: [Digest; 2], expected: BTreeSet<Id>, group: Option<usize>, now: Duration) -> Self {
         Self { app, sha256, expected, group, echoed: false, steps: BTreeMap::new(), last_new: now }
     }
 
     /// Takes in an ack. True if it is news: of this document, and another step than the last one.
     pub fn take(&mut self, device: &Id, ack: &Ack, now: Duration) -> bool {
-        let ours = ack.sha256.0 == self.sha256 && ack.app == self.app && (self.group.is_some() || self.expected.contains(device));
+        let ours = self.sha256.contains(&ack.sha256.0) && ack.app == self.app && (self.group.is_some() || self.expected.contains(device));
         // The broker may repeat what came before the end (QoS 1), never what comes after it.
         let over = self.steps.get(device).is_some_and(|last| last.state.is_terminal() && last.attempt >= ack.attempt);
         if !ours || over {
@@ -148,7 +148,7 @@ mod tests {
 
     fn followed(expected: &[&str], group: Option<usize>) -> Followed {
         let expected = expected.iter().map(|e| id(e)).collect();
-        Followed::new("web".parse().unwrap(), Digest::of(b"x"), expected, group, Duration::ZERO)
+        Followed::new("web".parse().unwrap(), [Digest::of(b"x"); 2], expected, group, Duration::ZERO)
     }
 
     const LATE: Duration = Duration::from_secs(100);
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn acks_of_other_documents_and_devices_do_not_count() {
         let mut f = followed(&["a"], None);
-        let other = Followed::new("web".parse().unwrap(), Digest::of(b"y"), f.expected.clone(), None, LATE);
+        let other = Followed::new("web".parse().unwrap(), [Digest::of(b"y"); 2], f.expected.clone(), None, LATE);
         assert!(!f.take(&id("z"), &ack("running", ""), LATE));
         let mut f2 = other;
         assert!(!f2.take(&id("a"), &ack("running", ""), LATE));

@@ -3,15 +3,18 @@
 use super::address::Address;
 use super::args::Call;
 use super::document::{Loaded, Ready, load, tombstone, whom};
+use super::keys::{SecretKey, opened};
 use super::progress::{Followed, Outcome, sentence, summary};
 use super::session::{News, Session, block_on, now};
 use super::settings::{self, Settings};
 use super::topics;
 use crate::cli::print;
 use crate::exit::{Code, Error, note};
+use crate::image::Digest;
 use crate::manifest::{Id, Name, SCHEMA, Target, Whom};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -60,13 +63,13 @@ pub fn remove(call: &Call) -> Result<u8, Error> {
 
 fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
     let settings = settings::load(call)?;
-    let given = Address::of(call)?;
+    let (given, keys) = (Address::of(call)?, signers(call, &settings)?);
     let wanted = wanted.into_iter().map(|w| w.addressed(given.as_ref(), &settings.root)).collect::<Result<Vec<_>, _>>()?;
     let timeout = call.duration("timeout")?.unwrap_or(TIMEOUT);
     let least = call.parsed("expect", |word| word.parse::<usize>().map_err(|_| "must be a number of devices".into()))?;
     block_on(async {
         let mut session = Session::open(&settings, &filters(&settings, &wanted)).await?;
-        let orders = orders(&session, &wanted)?;
+        let orders = orders(&session, &wanted, &keys)?;
         warn(&session, &orders);
         if call.has("dry-run") {
             orders.iter().try_for_each(|order| tell_order(call, order, "would publish"))?;
@@ -89,6 +92,16 @@ fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
         session.link.close().await;
         result
     })
+}
+
+/// Keys of the command line, else that of the settings.
+///
+/// # Errors
+/// One cannot be used.
+pub fn signers(call: &Call, settings: &Settings) -> Result<Vec<SecretKey>, Error> {
+    let given = call.values("key")?;
+    let files = if given.is_empty() { settings.signing_key.iter().cloned().collect() } else { given };
+    files.iter().map(|file| SecretKey::of_file(Path::new(file))).collect()
 }
 
 impl Wanted {
@@ -120,10 +133,19 @@ impl Wanted {
         }
     }
 
-    fn ready(&self, session: &Session, target: &Target) -> Result<Ready, Error> {
+    fn ready(&self, session: &Session, target: &Target, keys: &[SecretKey]) -> Result<Ready, Error> {
         match self {
-            Self::Document(loaded) => loaded.ready(session.next_seq(self.app(), target, loaded.manifest.seq), target),
-            Self::Removal { app, volumes } => Ok(tombstone(app, session.next_seq(app, target, None), target, *volumes)),
+            Self::Document(loaded) if loaded.is_sealed() => {
+                let (own, last) = (loaded.manifest.seq, session.last_seq(self.app(), target));
+                if own <= last {
+                    let number = |seq: Option<u64>| seq.map_or_else(String::new, |n| n.to_string());
+                    let message = format!("{} has number {}, and {} is there already", loaded.shown, number(own), number(last));
+                    return Err(Error::new(Code::BadData, message).hint("a signed document cannot be changed: sign it with a higher `seq`"));
+                }
+                loaded.signed(loaded.ready(0, target)?, keys)
+            }
+            Self::Document(loaded) => loaded.signed(loaded.ready(session.next_seq(self.app(), target, loaded.manifest.seq), target)?, keys),
+            Self::Removal { app, volumes } => tombstone(app, session.next_seq(app, target, None), target, *volumes).sealed(keys),
         }
     }
 }
@@ -151,12 +173,12 @@ fn filters(settings: &Settings, wanted: &[(Wanted, Address)]) -> Vec<String> {
     filters.into_iter().collect()
 }
 
-fn orders(session: &Session, wanted: &[(Wanted, Address)]) -> Result<Vec<Order>, Error> {
+fn orders(session: &Session, wanted: &[(Wanted, Address)], keys: &[SecretKey]) -> Result<Vec<Order>, Error> {
     let mut orders = Vec::new();
     for (wanted, address) in wanted {
         for whom in address.resolve(&session.fleet, now())? {
             let (target, app) = (session.target(&whom), wanted.app().clone());
-            let ready = wanted.ready(session, &target)?;
+            let ready = wanted.ready(session, &target, keys)?;
             orders.push(Order { topic: topics::desired(&session.root, &whom, &app), target, app, ready });
         }
     }
@@ -171,6 +193,10 @@ fn warn(session: &Session, orders: &[Order]) {
                 None => note(&format!("warning: {id} was never seen by this broker; it gets the document when it comes")),
                 Some(device) => {
                     let why = device.cannot_read(SCHEMA);
+                    let strict = device.about.as_ref().is_some_and(|about| !about.keys.is_empty());
+                    if strict && opened(&order.ready.payload) == order.ready.payload {
+                        note(&format!("warning: {id} takes signed documents only, and the one for {} is not signed (--key)", order.app));
+                    }
                     why.iter().for_each(|why| note(&format!("warning: {id} cannot read the document for {}: {why}", order.app)));
                 }
             }
@@ -191,14 +217,14 @@ fn audience(session: &Session, order: &Order) -> BTreeSet<Id> {
 
 fn follow(session: &Session, order: &Order, least: Option<usize>) -> Followed {
     let group = matches!(order.target.whom, Whom::Group(_)).then(|| least.unwrap_or(1));
-    Followed::new(order.app.clone(), order.ready.sha256, audience(session, order), group, now())
+    Followed::new(order.app.clone(), [order.ready.sha256, Digest::of(&order.ready.payload)], audience(session, order), group, now())
 }
 
 fn tell_order(call: &Call, order: &Order, what: &str) -> Result<(), Error> {
     let Order { target, app, ready, topic } = order;
     if call.json() {
         let document: serde_json::Value = serde_json::from_slice(&ready.payload).unwrap_or_default();
-        return print::json(&json!({"topic": topic, "seq": ready.seq, "sha256": ready.sha256.hex(), "document": document}));
+        return print::json(&json!({"topic": topic, "seq": ready.seq, "sha256": ready.sha256.hex(), "published": document}));
     }
     print::line(&format!("{what} {app} for {}: {topic}, seq {}, {} bytes", whom(target), ready.seq, ready.payload.len()))
 }

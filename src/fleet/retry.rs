@@ -2,15 +2,18 @@
 
 use super::address::Address;
 use super::args::Call;
+use super::keys::seal;
 use super::link::random_id;
+use super::publish::signers;
 use super::session::{Session, block_on};
 use super::settings;
 use super::topics;
 use crate::cli::client::code;
 use crate::cli::print;
 use crate::exit::{Code, Error, visible};
-use crate::manifest::Id;
+use crate::manifest::{Id, Target, Whom};
 use crate::protocol::{Answer, AnswerKind, Command, Verb};
+use crate::trust::Kind;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -31,7 +34,8 @@ pub fn retry(call: &Call) -> Result<u8, Error> {
     };
     let timeout = call.duration("timeout")?.unwrap_or(TIMEOUT);
     let what = format!("cannot retry {app} on {device}");
-    let command = random_id();
+    let (command, keys) = (random_id(), signers(call, &settings)?);
+    let target = Target { fleet: settings.root.clone(), whom: Whom::Device(device.clone()) };
     let filters = [topics::out(&settings.root, Some(&device), "presence"), topics::answer(&settings.root, &device, &command)];
     block_on(async {
         let mut session = Session::open(&settings, &filters).await?;
@@ -39,7 +43,8 @@ pub fn retry(call: &Call) -> Result<u8, Error> {
         let Some(now) = session.fleet.devices.get(&device).and_then(|d| d.session()) else {
             return Err(Error::new(Code::Unavailable, format!("{what}: it is not online")));
         };
-        let payload = Command { session: now, verb: Verb::Retry, app: Some(app), container: None }.encode();
+        let payload = Command { session: now, verb: Verb::Retry, app: Some(app), container: None, target: Some(target) }.encode();
+        let payload = seal(Kind::Cmd, &payload, &keys)?;
         session.link.publish(topics::command(&settings.root, &device, &command), payload, false);
         session.link.flush().await?;
         let result = answer(call, &mut session, &device, &command, &what, timeout).await;

@@ -1,6 +1,7 @@
 //! A connection together with what was heard over it.
 
 use super::document::next_seq;
+use super::keys::opened;
 use super::link::{Link, Message};
 use super::seen::Fleet;
 use super::settings::Settings;
@@ -87,13 +88,18 @@ impl Session {
         }
     }
 
-    /// The next sequence number of an app for a target: above what the broker keeps and what devices have.
-    pub fn next_seq(&self, app: &Name, target: &Target, least: Option<u64>) -> u64 {
+    /// The highest sequence number of an app for a target that the broker keeps, or a device has.
+    pub fn last_seq(&self, app: &Name, target: &Target) -> Option<u64> {
         let kept = self.kept.get(&topics::desired(&self.root, &target.whom, app));
-        let kept = kept.and_then(|payload| serde_json::from_slice::<Numbered>(payload).ok()?.seq);
+        let kept = kept.and_then(|payload| serde_json::from_slice::<Numbered>(&opened(payload)).ok()?.seq);
         let had = self.fleet.devices.values().filter_map(|device| device.seq(app, target));
+        kept.into_iter().chain(had).max()
+    }
+
+    /// The next one.
+    pub fn next_seq(&self, app: &Name, target: &Target, least: Option<u64>) -> u64 {
         // The file's own number is the least that its author wants.
-        next_seq(unix_ms(), kept.into_iter().chain(had).chain(least.map(|n| n.saturating_sub(1))))
+        next_seq(unix_ms(), self.last_seq(app, target).into_iter().chain(least.map(|n| n.saturating_sub(1))))
     }
 
     /// The fleet's name and whom in it.

@@ -28,6 +28,7 @@ password = "change me"
 ca = "/etc/ssl/fleet-ca.pem"           # the system's authorities if absent
 certificate = "/home/me/operator.pem"
 key = "/home/me/operator.key"
+signing_key = "/home/me/team.sec"      # signs all that is published (`wherryctl keygen`)
 "#;
 
 /// Where the broker is and how to come in.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// User name and password.
     pub login: Option<(String, String)>,
+    /// Secret key that signs, if no other is given.
+    pub signing_key: Option<String>,
 }
 
 // A password must not end in a log by way of `{:?}`.
@@ -71,11 +74,12 @@ struct Raw {
     ca: Option<String>,
     certificate: Option<String>,
     key: Option<String>,
+    signing_key: Option<String>,
 }
 
 static BROKER: Form = Form { pattern: "", check: |s| address(s).map(drop).map_err(bad) };
 
-static SETTINGS: [Field; 7] = [
+static SETTINGS: [Field; 8] = [
     Field::optional("broker", Kind::Text(&BROKER), "mqtts://HOST[:PORT], mqtt://HOST[:PORT], or HOST[:PORT]."),
     Field::optional("root", Kind::Text(&ROOT), "Root topic, which is the name of the fleet."),
     Field::optional("username", Kind::Text(&ANY), "MQTT user name."),
@@ -83,6 +87,7 @@ static SETTINGS: [Field; 7] = [
     Field::optional("ca", Kind::Text(&PATH), "Trusted certificates (PEM)."),
     Field::optional("certificate", Kind::Text(&PATH), "The operator's certificate (PEM)."),
     Field::optional("key", Kind::Text(&PATH), "The key to it (PEM)."),
+    Field::optional("signing_key", Kind::Text(&PATH), "The secret key that signs what is published."),
 ];
 
 static DOCUMENT: Document<Raw> = Document { max: MAX_SETTINGS, fields: &SETTINGS, first: |_| None, convert, secret: Some("password") };
@@ -97,6 +102,7 @@ fn convert<'a>(view: View<'a>, _: &'a Node<'a>, _: &mut Vec<Found>) -> Option<Ra
         ca: owned("ca"),
         certificate: owned("certificate"),
         key: owned("key"),
+        signing_key: owned("signing_key"),
     })
 }
 
@@ -111,6 +117,7 @@ impl Raw {
             ca: self.ca.or(below.ca),
             certificate: self.certificate.or(below.certificate),
             key: self.key.or(below.key),
+            signing_key: self.signing_key.or(below.signing_key),
         }
     }
 }
@@ -170,6 +177,7 @@ fn environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Raw, Error
         ca: get("CA")?,
         certificate: get("CERTIFICATE")?,
         key: get("KEY")?,
+        signing_key: get("SIGNING_KEY")?,
     })
 }
 
@@ -217,7 +225,7 @@ fn settle(raw: Raw) -> Result<Settings, Error> {
     };
     let root = raw.root.unwrap_or_else(|| "wherry".into());
     (ROOT.check)(&root).map_err(|(_, why)| Error::usage(format!("root topic {root}: {why}")))?;
-    Ok(Settings { root, host, port: port.unwrap_or(if encrypted { PORT_TLS } else { PORT }), tls, login })
+    Ok(Settings { root, host, port: port.unwrap_or(if encrypted { PORT_TLS } else { PORT }), tls, login, signing_key: raw.signing_key })
 }
 
 #[cfg(test)]

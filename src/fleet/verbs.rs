@@ -1,7 +1,7 @@
 //! The table of commands. The parser and the help read this one.
 
 use super::args::Call;
-use super::{compose, diff, publish, retry, serve, status, watch};
+use super::{compose, diff, publish, retry, serve, sign, status, watch};
 use crate::cli::verbs::{Opt, flag, value};
 use crate::exit::Error;
 
@@ -44,6 +44,7 @@ const TIMEOUT: Opt = value(None, "timeout", "TIME", "how long devices may take (
 const NO_WAIT: Opt = flag(None, "no-wait", "return once the broker has it");
 const DRY_RUN: Opt = flag(None, "dry-run", "check, say what would be published, and publish nothing");
 const EXPECT: Opt = value(None, "expect", "N", "of a group: so many devices must answer (default: those known to be in it, at least one)");
+const KEY: Opt = value(Some('k'), "key", "FILE", "sign with this secret key; may be given several times (default: `signing_key`)");
 const LISTEN: Opt = value(None, "listen", "TIME", "listen so long first: who is silent for three intervals is then told as silent");
 
 const SELECTORS: &str = "\
@@ -65,7 +66,7 @@ A group's members are not known to the broker: those count that have answered, a
 A selector is KEY=VALUE, joined by commas, all of which must hold; != < <= > >= compare too. Keys: device, link (online, offline,
 silent, unknown), version, kernel, board, arch, isolation, feature, missing, app, schema, ram, flash_free.
 With --json, each step is one JSON document on its own line, and the last line has all outcomes.",
-        options: &[DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, NO_WAIT, DRY_RUN],
+        options: &[DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, KEY, NO_WAIT, DRY_RUN],
         examples: &[
             ("wherryctl apply -d router-17 web.yaml", "one device"),
             ("wherryctl apply -g site-north --expect 12 web.toml dns.toml", "a group of twelve"),
@@ -82,7 +83,7 @@ With --json, each step is one JSON document on its own line, and the last line h
         text: "\
 The tombstone takes the manifest's place at the broker, so that a device that is offline now removes the app later. Volumes stay
 unless --volumes says otherwise.",
-        options: &[flag(None, "volumes", "remove its volumes too"), DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, NO_WAIT, DRY_RUN],
+        options: &[flag(None, "volumes", "remove its volumes too"), DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, KEY, NO_WAIT, DRY_RUN],
         examples: &[("wherryctl rm -d router-17 web", "stop and remove it"), ("wherryctl rm -g site-north web", "of a whole group")],
         min: 1,
         max: 1,
@@ -146,7 +147,7 @@ seq and target do not count. The exit code is 0 if nothing differs, and 1 if som
         text: "\
 Sends the command `retry` for the session that the device is in, and shows its answer. Devices of this release answer that they take
 no commands yet; applying the file again, with its new number, does the same.",
-        options: &[DEVICE, value(None, "timeout", "TIME", "how long the device may take (default: 30s)")],
+        options: &[DEVICE, KEY, value(None, "timeout", "TIME", "how long the device may take (default: 30s)")],
         examples: &[("wherryctl retry -d router-17 web", "try it again")],
         min: 1,
         max: 1,
@@ -181,5 +182,48 @@ FILE:LINE:COLUMN; the rest is still made. Devices take no images from registries
         min: 2,
         max: 2,
         run: compose::import,
+    },
+    Verb {
+        name: "keygen",
+        synopsis: "NAME",
+        line: "make a key that signs",
+        text: "\
+Writes NAME.sec, which signs and is yours alone, and NAME.pub, which goes to the devices (/etc/wherry/trust). Both have the format of
+signify and usign; NAME.sec has no passphrase. A device with a public key takes nothing unsigned any more.",
+        options: &[],
+        examples: &[("wherryctl keygen team", "team.sec and team.pub")],
+        min: 1,
+        max: 1,
+        run: sign::keygen,
+    },
+    Verb {
+        name: "sign",
+        synopsis: "-k KEY.sec... FILE",
+        line: "put a document into a signed envelope, without a broker",
+        text: "\
+Prints the envelope. FILE is a manifest with `seq`, `target` and a digest for each image, a tombstone, or a keyset; or an envelope,
+to which a signature is added. `wherryctl apply` publishes envelopes of manifests as they are, and signs by itself with -k. Keysets
+are published by mosquitto_pub -r -q 1 -f FILE, to .../d/DEVICE/in/keyset or .../g/GROUP/keyset.",
+        options: &[KEY],
+        examples: &[
+            ("wherryctl sign -k team.sec web.json > web.envelope", "on a machine without a network"),
+            ("wherryctl sign -k second.sec web.envelope", "one more signature"),
+        ],
+        min: 1,
+        max: 1,
+        run: sign::sign,
+    },
+    Verb {
+        name: "verify",
+        synopsis: "-k KEY.pub... FILE",
+        line: "check the signatures of an envelope",
+        text: "\
+Says of each signature whether it is good. The exit code is 0 if one is good, which is enough for a device that trusts its key, and
+1 if none is. With --json, the document in the envelope is shown too.",
+        options: &[value(Some('k'), "key", "FILE", "public key to check with; may be given several times")],
+        examples: &[("wherryctl verify -k team.pub web.envelope", "is it what the team signed?")],
+        min: 1,
+        max: 1,
+        run: sign::verify,
     },
 ];
