@@ -224,6 +224,24 @@ fn what_a_device_does_not_take_is_an_error_with_its_reason() {
 }
 
 #[test]
+fn a_person_sees_one_line_written_over_and_who_reads_no_more_changes_nothing() {
+    let f = Fleet::new();
+    let file = f.file("web.json", &manifest("web", sleeper()).to_string());
+    let line = format!("{} --broker 127.0.0.1:{} apply -d {} {file}", program().display(), f.one.broker.port, f.one.id);
+    let out = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().expect("util-linux is installed");
+    let shown = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && shown.contains("\r\x1b[K0 of 1 done, 1 "), "{shown:?}");
+    assert!(shown.ends_with(&format!("\r\x1b[K{} web: running\r\n1 of 1 done\r\n", f.one.id)), "{shown:?}");
+    let broken =
+        f.file("broken.json", &manifest("web", with(sleeper(), json!({"command": ["/no/such"], "restart": {"policy": "no"}}))).to_string());
+    for (file, code) in [(&broken, 1), (&file, 0)] {
+        let mut child = command(&f.one, &["apply", "-d", &f.one.id, file]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{file}");
+    }
+}
+
+#[test]
 fn nothing_is_published_where_the_command_itself_is_wrong() {
     let f = Fleet::new();
     let good = f.file("good.json", &manifest("web", sleeper()).to_string());
@@ -377,7 +395,11 @@ fn retry_asks_the_session_of_the_device_and_shows_its_answer() {
     f.fails(&["retry", "-d", &f.one.id, "web"], 65, &format!("cannot retry web on {}: it refused (unsupported): ", f.one.id));
     let sent = f.one.broker.messages().into_iter().find(|m| m.topic.contains("/in/cmd/")).unwrap().payload;
     let presence = f.one.said("presence").pop().unwrap();
-    assert_eq!(sent, json!({"wherry": 1, "session": format!("{}.{}", presence["boot"], presence["conn"]), "do": "retry", "app": "web"}));
+    assert_eq!(
+        sent,
+        json!({"wherry": 1, "session": format!("{}.{}", presence["boot"], presence["conn"]), "do": "retry", "app": "web",
+        "target": {"fleet": "wherry", "device": f.one.id}})
+    );
     f.fails(&["retry", "web"], 64, "a command is for one device");
     f.fails(&["retry", "-d", "nobody", "web"], 69, "it is not online");
     f.two.end(Signal::SIGINT);
@@ -552,10 +574,14 @@ fn a_broker_that_cannot_be_used_is_told_in_one_sentence() {
     try_with(&[login[0], login[1], ("WHERRYCTL_PASSWORD", "hunter2")], 0, "");
     let config = format!("broker = \"{broker}\"\nusername = \"op\"\npassword = \"hunter2\"\n");
     fs::create_dir_all(device.dir.join(".config/wherry")).unwrap();
-    fs::write(device.dir.join(".config/wherry/wherryctl.toml"), &config).unwrap();
+    let path = device.dir.join(".config/wherry/wherryctl.toml");
+    fs::write(&path, &config).unwrap();
+    let open: Outcome = bare(&device.dir, &["devices"]).output().unwrap().into();
+    assert!(open.code == 0 && open.err.contains("has a password in it, and others may read it"), "{open:?}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     try_with(&[], 0, "");
     try_with(&[("WHERRYCTL_PASSWORD", "hunter3")], 77, "not authorized");
-    fs::write(device.dir.join(".config/wherry/wherryctl.toml"), config.replace("root", "").replace("\"hunter2\"", "hunter2")).unwrap();
+    fs::write(&path, config.replace("\"hunter2\"", "hunter2")).unwrap();
     try_with(&[], 65, "they are not TOML (line 3, column 12)");
     drop(silent);
     device.broker.down();

@@ -35,8 +35,9 @@ const CODES: &[(Code, &str)] = &[
     (Code::Usage, "wrong command line"),
     (Code::BadData, "wrong content in a document or in the settings"),
     (Code::NoInput, "a file is missing or cannot be read"),
-    (Code::Unavailable, "the broker cannot be reached, or a device did not answer in time"),
+    (Code::Unavailable, "the broker cannot be reached, or a device did not answer or end in time"),
     (Code::Internal, "a fault of wherryctl itself"),
+    (Code::CannotCreate, "a file cannot be made"),
     (Code::Io, "reading or writing failed"),
     (Code::NoPermission, "not allowed, by the system or by the broker"),
 ];

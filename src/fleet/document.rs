@@ -2,7 +2,6 @@
 
 use super::keys::SecretKey;
 use super::tree::{Language, Member, Tree, Value, place};
-use crate::cli::print;
 use crate::exit::{Code, Error, note, visible};
 use crate::image::Digest;
 use crate::manifest::blame::push_key;
@@ -262,11 +261,6 @@ pub fn whom(target: &Target) -> String {
 /// The sequence number of the next document: the clock's milliseconds, but never below what was used before.
 pub fn next_seq(now_ms: u64, used: impl IntoIterator<Item = u64>) -> u64 {
     used.into_iter().max().map_or(now_ms, |last| now_ms.max(last.saturating_add(1))).max(1)
-}
-
-/// Prints a table, or nothing if nobody reads.
-pub fn print_table(table: &print::Table) -> Result<(), Error> {
-    print::bytes(table.text().as_bytes())
 }
 
 #[cfg(test)]

@@ -125,10 +125,10 @@ impl Link {
         }
     }
 
-    /// MQTT does not say which retained message is the last one. Brokers send them before they answer what comes later, so an answer without a
+    /// The marker is a filter that nobody publishes to. MQTT does not say which retained message is the last one. Brokers send them before they answer what comes later, so an answer without a
     /// message before it, and quiet after it, mean the end.
     async fn settle(&mut self, messages: &mut Vec<Message>) -> Result<(), Error> {
-        let marker = [format!("{}/settled", topics_marker(&self.root))];
+        let marker = [topics::out(&self.root, None, "res/settled")];
         loop {
             let before = messages.len();
             self.ask(&marker, messages).await?;
@@ -226,11 +226,6 @@ impl Link {
         let _ = self.client.try_disconnect();
         while timeout_at(Instant::now() + QUIET, self.events.poll()).await.is_ok_and(|event| event.is_ok()) {}
     }
-}
-
-/// A place where nobody publishes.
-fn topics_marker(root: &str) -> String {
-    topics::out(root, None, "res")
 }
 
 fn options(settings: &Settings) -> Result<MqttOptions, Error> {

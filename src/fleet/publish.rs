@@ -254,28 +254,42 @@ struct View {
     json: bool,
     rewrite: bool,
     open: bool,
+    /// Nobody reads any more. The outcome still counts.
+    deaf: bool,
 }
 
 impl View {
     fn new(call: &Call) -> Self {
-        Self { json: call.json(), rewrite: !call.json() && print::on_terminal(), open: false }
+        Self { json: call.json(), rewrite: !call.json() && print::on_terminal(), open: false, deaf: false }
     }
 
     fn step(&mut self, device: &Id, ack: &crate::protocol::Ack, followed: &[Followed]) -> Result<(), Error> {
-        match () {
-            () if self.json => print::json(&json!({"device": device, "ack": ack})),
-            () if !self.rewrite => print::line(&sentence(device, ack)),
+        let text = match () {
+            () if self.json => format!("{}\n", json!({"device": device, "ack": ack})),
+            () if !self.rewrite => format!("{}\n", sentence(device, ack)),
             () => {
                 let line = if ack.state.is_terminal() { format!("{}\n", sentence(device, ack)) } else { String::new() };
                 let outcomes: Vec<Outcome> = followed.iter().flat_map(Followed::outcomes).collect();
                 self.open = true;
-                print::bytes(format!("\r\x1b[K{line}{}", summary(&outcomes)).as_bytes())
+                format!("\r\x1b[K{line}{}", summary(&outcomes))
             }
-        }
+        };
+        self.write(&text)
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.open) { print::line("") } else { Ok(()) }
+        if std::mem::take(&mut self.open) { self.write("\n") } else { Ok(()) }
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Error> {
+        if self.deaf {
+            return Ok(());
+        }
+        match print::bytes(text.as_bytes()) {
+            Err(e) if e.is_closed() => self.deaf = true,
+            other => other?,
+        }
+        Ok(())
     }
 }
 
@@ -284,7 +298,10 @@ fn verdict(call: &Call, session: &Session, orders: &[Order], followed: &[Followe
     let outcomes: Vec<Outcome> = followed.iter().flat_map(Followed::outcomes).collect();
     if call.json() {
         let row = |o: &Outcome| json!({"device": o.device, "app": o.app, "state": o.ack.as_ref().map(|a| a.state), "good": o.is_good()});
-        print::json(&json!({"outcomes": outcomes.iter().map(row).collect::<Vec<_>>()}))?;
+        match print::json(&json!({"outcomes": outcomes.iter().map(row).collect::<Vec<_>>()})) {
+            Err(e) if e.is_closed() => {}
+            other => other?,
+        }
     }
     let what = format!(
         "cannot {} {}",

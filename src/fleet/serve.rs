@@ -2,6 +2,8 @@
 
 use super::args::Call;
 use super::document::{Loaded, Ready, examine, told};
+use super::keys::SecretKey;
+use super::publish::signers;
 use super::session::{News, Session, block_on};
 use super::settings::{self, Settings};
 use super::topics::{self, What};
@@ -9,7 +11,7 @@ use super::tree::Language;
 use super::watch;
 use crate::cli::{print, when};
 use crate::exit::{Code, Error, note, visible};
-use crate::manifest::{Id, Target, Whom};
+use crate::manifest::{Id, Name, Target, Whom};
 use crate::protocol::{Get, Have};
 use crate::sys::fd::read_file;
 use crate::sys::time::unix_ms;
@@ -28,6 +30,7 @@ const TICK: Duration = Duration::from_secs(60);
 /// No such directory, the first connection cannot be made, or nobody reads any more.
 pub fn serve(call: &Call) -> Result<u8, Error> {
     let settings = settings::load(call)?;
+    let keys = signers(call, &settings)?;
     let dir = PathBuf::from(&call.operands[0]);
     fs::read_dir(&dir).map_err(|e| Error::io(format!("cannot serve {}", dir.display()), &e))?;
     let filters = [topics::out(&settings.root, None, "get")];
@@ -35,7 +38,7 @@ pub fn serve(call: &Call) -> Result<u8, Error> {
         let mut session = Session::open(&settings, &filters).await?;
         print::line(&format!("serving {} as fleet {}", dir.display(), settings.root))?;
         loop {
-            match answer_all(&mut session, &settings, &dir).await {
+            match answer_all(&mut session, &settings, &dir, &keys).await {
                 Err(e) if e.code() == Code::Unavailable => note(&format!("wherryctl: {e}; trying again")),
                 Err(e) => return Err(e),
                 Ok(never) => match never {},
@@ -45,21 +48,28 @@ pub fn serve(call: &Call) -> Result<u8, Error> {
     })
 }
 
-async fn answer_all(session: &mut Session, settings: &Settings, dir: &Path) -> Result<std::convert::Infallible, Error> {
+async fn answer_all(session: &mut Session, settings: &Settings, dir: &Path, keys: &[SecretKey]) -> Result<std::convert::Infallible, Error> {
     loop {
         let Some((News::Device(heard), message)) = session.next(Instant::now() + TICK).await? else { continue };
         let (What::Get, Ok(get)) = (&heard.what, serde_json::from_slice::<Get>(&message.payload)) else { continue };
-        for (target, ready) in newer(dir, &settings.root, &heard.device, &get.have) {
-            let topic = topics::desired(&settings.root, &target.whom, &ready.1);
-            print::line(&format!("{} {}: {topic}, seq {}", when::show(unix_ms()), heard.device, ready.0.seq))?;
-            session.link.publish(topic, ready.0.payload, false);
+        for Newer { target, app, ready } in newer(dir, &settings.root, &heard.device, &get.have, keys) {
+            let topic = topics::desired(&settings.root, &target.whom, &app);
+            print::line(&format!("{} {}: {topic}, seq {}", when::show(unix_ms()), heard.device, ready.seq))?;
+            session.link.publish(topic, ready.payload, false);
         }
         session.link.flush().await?;
     }
 }
 
+/// A document that a device does not have.
+struct Newer {
+    target: Target,
+    app: Name,
+    ready: Ready,
+}
+
 /// What a device lacks of what stands in the directory.
-fn newer(dir: &Path, root: &str, device: &Id, have: &[Have]) -> Vec<(Target, (Ready, crate::manifest::Name))> {
+fn newer(dir: &Path, root: &str, device: &Id, have: &[Have], keys: &[SecretKey]) -> Vec<Newer> {
     let own = (Whom::Device(device.clone()), dir.join("device").join(device.as_str()));
     let group = |path: PathBuf| Some((Whom::Group(path.file_name()?.to_str()?.parse().ok()?), path));
     let groups = entries(&dir.join("group")).into_iter().filter_map(group);
@@ -73,8 +83,10 @@ fn newer(dir: &Path, root: &str, device: &Id, have: &[Have]) -> Vec<(Target, (Re
             if known.is_some_and(|known| known >= seq) {
                 continue;
             }
-            match loaded.ready(seq, &target) {
-                Ok(ready) => found.push((target.clone(), (ready, app))),
+            // What was signed elsewhere stays as it is.
+            let keys = if loaded.is_sealed() { &[] } else { keys };
+            match loaded.ready(seq, &target).and_then(|ready| loaded.signed(ready, keys)) {
+                Ok(ready) => found.push(Newer { target: target.clone(), app, ready }),
                 Err(e) => note(&visible(&e.to_string())),
             }
         }

@@ -2,7 +2,7 @@
 
 use super::args::Call;
 use super::tree::{Language, place};
-use crate::exit::{Code, Error};
+use crate::exit::{Code, Error, note};
 use crate::manifest::blame::Found;
 use crate::manifest::document::Document;
 use crate::manifest::forms::{ANY, HOST, PATH, ROOT};
@@ -10,6 +10,7 @@ use crate::manifest::json::Node;
 use crate::manifest::shape::{Field, Form, Kind, View, bad};
 use crate::sys::fd::read_file;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Largest settings file taken.
@@ -142,11 +143,21 @@ fn file(given: Option<String>, variable: impl Fn(&str) -> Option<OsString>) -> R
         },
     };
     match read_file(&path, MAX_SETTINGS) {
-        Ok(bytes) => parse(&path, &bytes),
+        Ok(bytes) => {
+            let raw = parse(&path, &bytes)?;
+            if raw.password.is_some() && others_may_read(&path) {
+                note(&format!("warning: {} has a password in it, and others may read it (chmod 600)", path.display()));
+            }
+            Ok(raw)
+        }
         // Only a file that was asked for must be there.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && given.is_none() => Ok(Raw::default()),
         Err(e) => Err(Error::io(format!("cannot read the settings {}", path.display()), &e)),
     }
+}
+
+fn others_may_read(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Raw, Error> {

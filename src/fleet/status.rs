@@ -1,7 +1,6 @@
 //! `status` and `devices`: what the broker keeps of each device, as tables.
 
 use super::args::{Call, id};
-use super::document::print_table;
 use super::seen::Device;
 use super::select::Selector;
 use super::session::{Session, block_on, now};
@@ -59,7 +58,7 @@ pub fn devices(call: &Call) -> Result<u8, Error> {
             device.apps.0.len().to_string(),
         ]);
     }
-    print_table(&table)?;
+    print::bytes(table.text().as_bytes())?;
     Ok(0)
 }
 
@@ -109,7 +108,7 @@ fn every(call: &Call, session: &Session) -> Result<u8, Error> {
         }
         notes.extend(device.unreadable.iter().map(|why| format!("{id}: its report cannot be read: {}\n", visible(why))));
     }
-    print_table(&table)?;
+    print::bytes(table.text().as_bytes())?;
     print::bytes(notes.as_bytes())?;
     Ok(0)
 }
@@ -154,7 +153,7 @@ fn detail(id: &Id, device: &Device) -> Result<(), Error> {
             table.row(&row(&format!("{name}/{container}"), c));
         }
     }
-    if device.apps.is_empty() { Ok(()) } else { print_table(&table) }
+    if device.apps.is_empty() { Ok(()) } else { print::bytes(table.text().as_bytes()) }
 }
 
 fn row(name: &str, c: &ContainerReport) -> [String; 6] {

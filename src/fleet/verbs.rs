@@ -163,8 +163,9 @@ For brokers that keep no retained messages. A device says with `get` what it has
   DIR/group/ID/APP.json      for the members of a group
 or .toml, .yaml, .yml; a tombstone is a file with `remove = true`. The number is `seq` in the file, or else when the file was last
 changed. Files are read at each `get`; a bad one is told and left out. Documents of groups go to the group's topic whenever a device
-does not have them, for nobody says who is in a group. Runs until it is interrupted; a lost connection is made again.",
-        options: &[],
+does not have them, for nobody says who is in a group. Runs until it is interrupted; a lost connection is made again.
+With -k, documents are signed as they are published; a file may be an envelope too.",
+        options: &[KEY],
         examples: &[("wherryctl serve /srv/fleet", "beside the broker, as a service")],
         min: 1,
         max: 1,

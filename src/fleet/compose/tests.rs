@@ -2,6 +2,8 @@
 
 use super::{convert, place};
 use crate::fleet::tree::Language;
+use crate::manifest::{Fault, check};
+use crate::protocol::Reason;
 use std::fs;
 use std::path::PathBuf;
 
@@ -18,9 +20,17 @@ fn told(text: &str) -> String {
                 format!("{line}:{column}: {}: {}\n", left.path, left.why)
             };
             let left: String = imported.left.iter().map(line).collect();
+            only_unsupported(&imported.manifest.pretty());
             format!("{left}{}", imported.manifest.pretty())
         }
     }
+}
+
+/// A manifest has no other faults than what devices do not support yet, and images that must be put in.
+fn only_unsupported(manifest: &str) {
+    let (_, faults) = check(manifest.as_bytes());
+    let known = |fault: &Fault| fault.reason == Reason::Unsupported || fault.path.ends_with(".image.ref");
+    assert!(faults.0.iter().all(known), "{faults}\n{manifest}");
 }
 
 fn refused(text: &str, at: usize, why: &str) -> String {
