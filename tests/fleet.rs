@@ -8,10 +8,12 @@ use harness::broker::free_port;
 use harness::device::Outcome;
 use harness::{Device, Signal, Value, eventually, json, manifest, shell, sleeper, steadily, with};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -329,6 +331,73 @@ fn ack_of(device: &str) -> String {
     let sha = wherry::image::Digest::of(b"x").hex();
     json!({"wherry": 1, "target": {"fleet": "wherry", "device": device}, "app": "probe", "sha256": sha, "attempt": 1, "state": "running", "boot": 1, "uptime_s": 1})
         .to_string()
+}
+
+/// Publishes messages over one connection, as MQTT 3.1.1 writes them: retained ones at QoS 1, as devices do, others at QoS 0.
+fn publish_all(port: u16, retained: bool, messages: impl Iterator<Item = (String, String)>) {
+    let remaining = |mut n: usize| {
+        let mut bytes = Vec::new();
+        while n > 127 {
+            bytes.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        bytes.push(n as u8);
+        bytes
+    };
+    let text = |text: &str| [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat();
+    let packet = |kind: u8, body: Vec<u8>| [vec![kind], remaining(body.len()), body].concat();
+    let mut line = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    line.write_all(&packet(0x10, [text("MQTT"), vec![4, 2, 0, 60], text(&format!("test-{retained}"))].concat())).unwrap();
+    line.read_exact(&mut [0; 4]).unwrap();
+    for (topic, payload) in messages {
+        let (kind, pkid) = if retained { (0x33, vec![0, 1]) } else { (0x30, Vec::new()) };
+        line.write_all(&packet(kind, [text(&topic), pkid, payload.into()].concat())).unwrap();
+        if retained {
+            line.read_exact(&mut [0; 4]).unwrap();
+        }
+    }
+    // The answer to a ping comes when all before it was taken.
+    line.write_all(&[0xC0, 0]).unwrap();
+    line.read_exact(&mut [0; 2]).unwrap();
+}
+
+#[test]
+fn a_fleet_of_thousands_is_seen_whole_while_some_of_it_always_speaks() {
+    let mut device = Device::prepared(json!({}));
+    device.broker.up();
+    const COUNT: usize = 3000;
+    let presence = json!({"state": "online", "boot": 1, "conn": 1, "version": "0.1.0", "interval_s": 3600}).to_string();
+    let reported = |i: usize| {
+        json!({"wherry": 1, "about": {"version": format!("0.1.{i}"), "schema": [1, 1], "features": [], "missing": {}, "board": "b", "arch": "arm64",
+            "kernel": "6.1", "ram": 1, "flash_free": 1, "isolation": "container"}, "apps": {}})
+        .to_string()
+    };
+    let both = |i: usize| {
+        let topic = |rest: &str| format!("wherry/v1/d/r{i:04}/out/{rest}");
+        [(topic("presence"), presence.clone()), (topic("reported"), reported(i))]
+    };
+    publish_all(device.broker.port, true, (0..COUNT).flat_map(both));
+    let (port, over) = (device.broker.port, Arc::new(AtomicBool::new(false)));
+    let speaker = std::thread::spawn({
+        let over = over.clone();
+        let stats = (String::from("wherry/v1/d/r0000/out/stats"), String::from("{}"));
+        move || {
+            let steadily = std::iter::from_fn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                (!over.load(Ordering::Relaxed)).then(|| stats.clone())
+            });
+            publish_all(port, false, steadily);
+        }
+    });
+    let watch = Running::new(command(&device, &["watch"]));
+    let listed = lines(&ctl(&device, &["--json", "devices"]).out).remove(0);
+    let whole = |d: &&Value| d["link"] == "online" && d["about"]["arch"] == "arm64";
+    assert_eq!(listed.as_array().unwrap().iter().filter(whole).count(), COUNT);
+    assert_eq!(ctl(&device, &["devices", "-w", "version>=0.1.1000,version<0.1.1010"]).out.lines().count(), 11);
+    watch.says("r2999: online");
+    over.store(true, Ordering::Relaxed);
+    speaker.join().unwrap();
+    device.broker.down();
 }
 
 #[test]

@@ -7,13 +7,16 @@ use super::seen::Fleet;
 use super::settings::Settings;
 use super::topics::{self, Heard, What, heard};
 use crate::exit::{Code, Error};
-use crate::manifest::{Id, Name, Target, Whom};
+use crate::manifest::{Id, MAX_PAYLOAD, Name, Target, Whom};
 use crate::protocol::Ack;
 use crate::sys::time::{boottime, unix_ms};
 use serde::Deserialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Most documents that are remembered.
+const MAX_KEPT: usize = 100_000;
 
 /// A connection, and what was heard over it.
 pub struct Session {
@@ -75,10 +78,12 @@ impl Session {
 
     fn take(&mut self, message: &Message) -> News {
         let Some(heard) = heard(&self.root, &message.topic) else {
-            match message.payload.is_empty() {
-                true => self.kept.remove(&message.topic),
-                false => self.kept.insert(message.topic.clone(), message.payload.clone()),
-            };
+            match message.payload.len() {
+                0 => drop(self.kept.remove(&message.topic)),
+                // What is larger than devices take is none of ours.
+                1..=MAX_PAYLOAD if self.kept.len() < MAX_KEPT => drop(self.kept.insert(message.topic.clone(), message.payload.clone())),
+                _ => {}
+            }
             return News::Other;
         };
         self.fleet.take(&heard, &message.payload, now());
