@@ -199,10 +199,13 @@ fn a_group_and_a_selector_reach_those_they_mean() {
     let out = f.ok(&["apply", "--where", "app!=web", &file]);
     assert!(out.contains(&format!("{} web: running", f.one.id)) && !out.contains(&f.two.id), "{out}");
     f.fails(&["apply", "--where", "arch=z80", &file], 1, "no device is what --where asks for, of 2 that the broker knows");
-    f.fails(&["apply", "--group", "north", "--expect", "2", "--timeout", "4s", &file], 69, "1 less than expected answered within 4 s");
-    f.fails(&["apply", "--group", "south", "--timeout", "1s", &file], 69, "1 less than expected answered within 1 s");
+    f.fails(&["apply", "--group", "north", "--expect", "2", "--timeout", "4s", &file], 69, "only 1 of 2 devices answered within 4 s");
+    f.fails(&["apply", "--group", "south", "--timeout", "1s", &file], 69, "no device of the group answered within 1 s");
     f.ok(&["rm", "--group", "north", "web"]);
     eventually("the member has removed it", || f.two.app("web").is_none().then_some(()));
+    f.ok(&["apply", "-d", &f.two.id, &file]);
+    let out = f.ok(&["apply", "--group", "north", &file]);
+    assert!(out.contains(&format!("{} web: held (policy): shadowed by ", f.two.id)), "a device's own document goes first: {out}");
 }
 
 #[test]

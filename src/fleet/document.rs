@@ -202,9 +202,6 @@ impl Loaded {
     /// It lacks what a signed document must have, or would be too large.
     pub fn signed(&self, ready: Ready, keys: &[SecretKey]) -> Result<Ready, Error> {
         let Some(first) = keys.first() else { return Ok(ready) };
-        if self.is_sealed() {
-            return Err(Error::usage(format!("{} is signed already", self.shown)).hint("`wherryctl sign` adds a signature to an envelope"));
-        }
         let signable = parse(&ready.payload).ok().and_then(|manifest| unsignable(&manifest));
         match signable {
             Some(fault) => {

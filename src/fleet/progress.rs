@@ -61,7 +61,7 @@ impl Followed {
 
     /// Nothing more is waited for.
     pub fn is_done(&self, now: Duration) -> bool {
-        let ended = |id: &Id| self.steps.get(id).is_some_and(|ack| ack.state.is_terminal());
+        let ended = |id: &Id| self.steps.get(id).is_some_and(is_settled);
         let all = self.expected.iter().all(ended) && self.steps.keys().all(ended);
         match self.group {
             None => all,
@@ -76,22 +76,27 @@ impl Followed {
         devices.iter().map(outcome).collect()
     }
 
-    /// Devices that are missing from the number that was asked for.
-    pub fn missing(&self) -> usize {
-        self.group.map_or(0, |least| least.max(1).saturating_sub(self.steps.len().max(self.expected.len())))
+    /// How many devices of a group answered, and how many had to, where these are more.
+    pub fn too_few(&self) -> Option<(usize, usize)> {
+        self.group.map(|least| (self.steps.len(), least.max(1))).filter(|(answered, least)| answered < least)
     }
 }
 
 impl Outcome {
-    /// It ended as wanted.
+    /// It ended as wanted. A device that has a document with precedence keeps this one for later, as its operator wanted.
     pub fn is_good(&self) -> bool {
-        self.ack.as_ref().is_some_and(|ack| matches!(ack.state, State::Running | State::Removed))
+        self.ack.as_ref().is_some_and(|ack| matches!(ack.state, State::Running | State::Removed | State::Held))
     }
 
     /// It did not end.
     pub fn is_open(&self) -> bool {
-        self.ack.as_ref().is_none_or(|ack| !ack.state.is_terminal())
+        !self.ack.as_ref().is_some_and(is_settled)
     }
+}
+
+/// Nothing more comes by itself.
+pub fn is_settled(ack: &Ack) -> bool {
+    ack.state.is_terminal() || ack.state == State::Held
 }
 
 /// `4 of 9 done, 3 fetching, 2 silent`.
@@ -179,15 +184,15 @@ mod tests {
     #[test]
     fn a_group_is_done_when_those_who_spoke_have_ended_and_nobody_else_speaks_up() {
         let mut f = followed(&[], Some(1));
-        assert!(!f.is_done(LATE) && f.missing() == 1);
+        assert!(!f.is_done(LATE) && f.too_few() == Some((0, 1)));
         f.take(&id("a"), &ack("running", ""), LATE);
         assert!(!f.is_done(LATE), "another one may still speak");
-        assert!(f.is_done(LATE + GRACE));
+        assert!(f.is_done(LATE + GRACE) && f.too_few().is_none());
         f.take(&id("b"), &ack("accepted", ""), LATE + GRACE);
         assert!(!f.is_done(LATE * 2));
         let mut f = followed(&["a"], Some(2));
         f.take(&id("a"), &ack("running", ""), LATE);
-        assert!(!f.is_done(LATE * 2) && f.missing() == 1, "two were asked for");
+        assert!(!f.is_done(LATE * 2) && f.too_few() == Some((1, 2)), "two were asked for");
     }
 
     #[test]

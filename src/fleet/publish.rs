@@ -4,7 +4,8 @@ use super::address::Address;
 use super::args::Call;
 use super::document::{Loaded, Ready, load, tombstone, whom};
 use super::keys::{SecretKey, opened};
-use super::progress::{Followed, Outcome, sentence, summary};
+use super::progress::{Followed, Outcome, is_settled, sentence, summary};
+use super::seen::{Device, Link};
 use super::session::{News, Session, block_on, now};
 use super::settings::{self, Settings};
 use super::topics;
@@ -12,6 +13,7 @@ use crate::cli::print;
 use crate::exit::{Code, Error, note};
 use crate::image::Digest;
 use crate::manifest::{Id, Name, SCHEMA, Target, Whom};
+use crate::protocol::Ack;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -49,6 +51,9 @@ pub fn apply(call: &Call) -> Result<u8, Error> {
         if let Some(other) = loaded[..i].iter().find(|other| other.manifest.app == one.manifest.app) {
             return Err(Error::new(Code::BadData, format!("{} and {} are both for app {}", other.shown, one.shown, one.manifest.app)));
         }
+    }
+    if let Some(sealed) = loaded.iter().find(|one| one.is_sealed() && call.has("key")) {
+        return Err(Error::usage(format!("{} is signed already", sealed.shown)).hint("`wherryctl sign` adds a signature to an envelope"));
     }
     publish(call, loaded.into_iter().map(|l| Wanted::Document(Box::new(l))).collect())
 }
@@ -142,7 +147,7 @@ impl Wanted {
                     let message = format!("{} has number {}, and {} is there already", loaded.shown, number(own), number(last));
                     return Err(Error::new(Code::BadData, message).hint("a signed document cannot be changed: sign it with a higher `seq`"));
                 }
-                loaded.signed(loaded.ready(0, target)?, keys)
+                loaded.ready(0, target)
             }
             Self::Document(loaded) => loaded.signed(loaded.ready(session.next_seq(self.app(), target, loaded.manifest.seq), target)?, keys),
             Self::Removal { app, volumes } => tombstone(app, session.next_seq(app, target, None), target, *volumes).sealed(keys),
@@ -209,7 +214,7 @@ fn audience(session: &Session, order: &Order) -> BTreeSet<Id> {
     match &order.target.whom {
         Whom::Device(id) => BTreeSet::from([id.clone()]),
         Whom::Group(_) => {
-            let member = |device: &super::seen::Device| device.apps.0.iter().any(|(_, report)| report.target == order.target);
+            let member = |device: &Device| device.apps.0.iter().any(|(_, report)| report.target == order.target);
             session.fleet.devices.iter().filter(|(_, device)| member(device)).map(|(id, _)| id.clone()).collect()
         }
     }
@@ -263,12 +268,12 @@ impl View {
         Self { json: call.json(), rewrite: !call.json() && print::on_terminal(), open: false, deaf: false }
     }
 
-    fn step(&mut self, device: &Id, ack: &crate::protocol::Ack, followed: &[Followed]) -> Result<(), Error> {
+    fn step(&mut self, device: &Id, ack: &Ack, followed: &[Followed]) -> Result<(), Error> {
         let text = match () {
             () if self.json => format!("{}\n", json!({"device": device, "ack": ack})),
             () if !self.rewrite => format!("{}\n", sentence(device, ack)),
             () => {
-                let line = if ack.state.is_terminal() { format!("{}\n", sentence(device, ack)) } else { String::new() };
+                let line = if is_settled(ack) { format!("{}\n", sentence(device, ack)) } else { String::new() };
                 let outcomes: Vec<Outcome> = followed.iter().flat_map(Followed::outcomes).collect();
                 self.open = true;
                 format!("\r\x1b[K{line}{}", summary(&outcomes))
@@ -303,41 +308,37 @@ fn verdict(call: &Call, session: &Session, orders: &[Order], followed: &[Followe
             other => other?,
         }
     }
-    let what = format!(
-        "cannot {} {}",
-        call.verb.name,
-        orders.iter().map(|o| o.app.as_str()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
-    );
+    let apps: BTreeSet<&str> = orders.iter().map(|o| o.app.as_str()).collect();
+    let what = format!("cannot {} {}", call.verb.name, apps.into_iter().collect::<Vec<_>>().join(", "));
     let bad: Vec<&Outcome> = outcomes.iter().filter(|o| !o.is_good()).collect();
     let more = if bad.len() > 1 { format!(", and {} more", bad.len() - 1) } else { String::new() };
     if let Some((device, ack)) = bad.iter().find(|o| !o.is_open()).and_then(|o| Some((&o.device, o.ack.as_ref()?))) {
         return Err(Error::new(Code::Failed, format!("{what}: {}{more}", sentence(device, ack))));
     }
-    let seconds = timeout.as_secs_f32();
-    if let Some(open) = bad.first() {
-        let did = match &open.ack {
-            None => format!("{} did not answer within {seconds} s", open.device),
-            Some(ack) => format!("{} was not done within {seconds} s, only {}", open.device, ack.state),
-        };
-        return Err(hinted(Error::new(Code::Unavailable, format!("{what}: {did}{more}")), session, followed, &open.device));
-    }
-    match followed.iter().map(Followed::missing).max() {
-        Some(missing) if missing > 0 => {
-            let e = Error::new(Code::Unavailable, format!("{what}: {missing} less than expected answered within {seconds} s"));
-            Err(if followed.iter().all(|f| f.echoed) { e } else { e.hint(NOT_KEPT) })
+    let late = |why: String| Error::new(Code::Unavailable, format!("{what}: {why} within {} s{more}", timeout.as_secs_f32()));
+    match (bad.first(), followed.iter().find_map(Followed::too_few)) {
+        (Some(Outcome { device, ack: None, .. }), _) => Err(hinted(late(format!("{device} did not answer")), session, followed, device)),
+        (Some(Outcome { device, ack: Some(ack), .. }), _) => {
+            Err(hinted(late(format!("{device} was not done, only {},", ack.state)), session, followed, device))
         }
-        _ => Ok(0),
+        (None, Some((0, _))) => Err(kept(late("no device of the group answered".into()), followed)),
+        (None, Some((answered, least))) => Err(kept(late(format!("only {answered} of {least} devices answered")), followed)),
+        (None, None) => Ok(0),
     }
 }
 
 const NOT_KEPT: &str = "the broker did not pass the document on: does its access list let the operator write desired state?";
 
+/// Says so if the broker did not pass on what was published.
+fn kept(e: Error, followed: &[Followed]) -> Error {
+    if followed.iter().all(|f| f.echoed) { e } else { e.hint(NOT_KEPT) }
+}
+
 fn hinted(e: Error, session: &Session, followed: &[Followed], device: &Id) -> Error {
-    let link = session.fleet.devices.get(device).map(|d| d.link(now()));
-    match link {
-        _ if !followed.iter().all(|f| f.echoed) => e.hint(NOT_KEPT),
-        Some(super::seen::Link::Online) => e.hint("it is online; --timeout gives it longer"),
+    let e = match session.fleet.devices.get(device).map(|d| d.link(now())) {
+        Some(Link::Online) => e.hint("it is online; --timeout gives it longer"),
         Some(_) => e.hint("it is not online, and gets the document when it comes back"),
         None => e,
-    }
+    };
+    kept(e, followed)
 }
