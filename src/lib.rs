@@ -30,8 +30,9 @@
 //! 6. No container exists unrecorded: its pid is on record before pid 1 gets `Go`; without it, pid 1 exits by itself.
 //! 7. Every mount of a container lives in its own mount namespace: the kernel cleans up after any crash.
 //! 8. Only `main.rs` and [`exit`] print an error and end the process.
+//! 9. Where a key is trusted, nothing in a document from the network is read before a signature over it was verified.
 //!
-//! The first four and the last are held by `tests/tidy.rs`, the rest by `tests/recovery.rs` and `tests/runtime/`.
+//! The first four and the eighth are held by `tests/tidy.rs`, the last by `tests/trust.rs`, the rest by `tests/recovery.rs` and `tests/runtime/`.
 
 // ---- roles: each is one process ----
 pub mod keeper;

@@ -479,9 +479,33 @@ fn retained_state_arrives_byte_for_byte_also_after_the_broker_forgot_the_session
     mosquitto.up();
     let link = keeper.wait_link("online again", |l| l.state == LinkState::Online);
     assert_eq!(link.error, None);
-    assert!(link.subscriptions.iter().all(|(_, qos)| *qos == Some(1)) && link.subscriptions.len() == 2, "{link:?}");
+    assert!(link.subscriptions.iter().all(|(_, qos)| *qos == Some(1)) && link.subscriptions.len() == 3, "{link:?}");
     mosquitto.publish(&format!("{IN}/desired/web"), b"second", false);
     assert_eq!(keeper.wait_desired("web"), (Origin::Device, b"second".to_vec()));
+}
+
+#[test]
+fn keysets_arrive_byte_for_byte_from_the_device_s_own_topic_and_its_group_s() {
+    let mosquitto = Mosquitto::start("");
+    mosquitto.publish("fleet/v1/g/lab/keyset", b"\xff\x00", true);
+    let mut keeper = Keeper::online(settings(vec![broker(mosquitto.port)]));
+    mosquitto.publish(&format!("{IN}/keyset"), b"own", false);
+    for topic in [format!("{IN}/keyset/more"), "fleet/v1/g/other/keyset".into()] {
+        mosquitto.publish(&topic, b"nobody's", false);
+    }
+    mosquitto.publish(&format!("{IN}/keyset"), b"last", false);
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|(_, payload)| payload != b"last") {
+        seen.push(keeper.wait("a keyset", |m| match m {
+            FromAgent::Keyset { origin, payload } => Some((origin.clone(), payload.clone())),
+            _ => None,
+        }));
+    }
+    let group = Origin::Group("lab".parse().unwrap());
+    assert_eq!(seen, [(group, b"\xff\x00".to_vec()), (Origin::Device, b"own".to_vec()), (Origin::Device, b"last".to_vec())]);
+    let listener = mosquitto.listen();
+    keeper.publish(Topic::Keyset, b"{}");
+    assert!(!listener.wait(&format!("{OUT}/keyset"), "{}").retained);
 }
 
 #[test]

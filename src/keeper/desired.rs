@@ -138,11 +138,13 @@ pub fn remember(marks: &mut Vec<(Origin, u64)>, forgotten: &[Entry]) {
 }
 
 /// Forgets what groups want that this device has left: their apps go, and come back whole if it joins again.
-pub fn leave_groups(entries: &mut Vec<Entry>, groups: &[Id]) {
-    entries.retain(|e| match &e.origin {
+pub fn leave_groups(entries: &mut Vec<Entry>, marks: &mut Vec<(Origin, u64)>, groups: &[Id]) {
+    let stays = |origin: &Origin| match origin {
         Origin::Group(g) => groups.contains(g),
         Origin::Device | Origin::Local => true,
-    });
+    };
+    entries.retain(|e| stays(&e.origin));
+    marks.retain(|(origin, _)| stays(origin));
 }
 
 /// Which entry of an app is in force: the command line's, else the device's, else that of the first group of which this device is a member.
@@ -274,7 +276,9 @@ mod tests {
     fn a_group_that_was_left_is_forgotten_and_nothing_else() {
         let (g, h) = (Origin::Group("g".parse().unwrap()), Origin::Group("h".parse().unwrap()));
         let mut all: Vec<Entry> = [g, h.clone(), Origin::Device, Origin::Local].map(|o| entry(o, None, None, "a", false)).into();
-        super::leave_groups(&mut all, &["h".parse().unwrap()]);
+        let mut marks: Vec<_> = all.iter().map(|e| (e.origin.clone(), 1)).collect();
+        super::leave_groups(&mut all, &mut marks, &["h".parse().unwrap()]);
+        assert_eq!(marks.iter().map(|(origin, _)| origin.clone()).collect::<Vec<_>>(), [h.clone(), Origin::Device, Origin::Local]);
         assert_eq!(all.into_iter().map(|e| e.origin).collect::<Vec<_>>(), [h, Origin::Device, Origin::Local]);
     }
 

@@ -282,7 +282,7 @@ impl Keeper {
             self.desired.entries.iter().map(|e| e.app.clone()).chain(self.apps.iter().map(|a| a.name.clone())).collect();
         names.sort();
         names.dedup();
-        desired::leave_groups(&mut self.desired.entries, &self.ctx.settings.groups);
+        desired::leave_groups(&mut self.desired.entries, &mut self.desired.signed.forgotten, &self.ctx.settings.groups);
         for name in names {
             self.revive(&name);
             self.elect(&name);

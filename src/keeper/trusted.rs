@@ -3,6 +3,7 @@
 //! Once a key is trusted nothing unsigned is taken any more, and whatever is wrong with keys makes that stricter, never laxer: a file that is no key,
 //! a directory in which others may write, keysets on record without a key file.
 
+use crate::config::MAX_GROUPS;
 use crate::image::Digest;
 use crate::ipc::{Failure, Origin, Refusal, Topic, TrustReport, TrustedKey};
 use crate::keeper::Keeper;
@@ -25,8 +26,8 @@ use std::path::Path;
 pub const MAX_FILES: usize = 16;
 /// Most names looked at in their directory.
 const MAX_NAMES: usize = 256;
-/// Most keysets on record: of the device, of its groups, and of as many groups that it has left.
-const MAX_KEYSETS: usize = 17;
+/// Most keysets on record: of the device, of its groups, and of as many groups that it has left and may join again.
+const MAX_KEYSETS: usize = 1 + 2 * MAX_GROUPS;
 
 /// The keys of the device's files.
 #[derive(Debug, Default)]
@@ -262,8 +263,9 @@ impl Keeper {
         let mut keysets = self.desired.signed.keysets.clone();
         keysets.retain(|k| k.origin != *origin);
         keysets.push(Keyset { origin: origin.clone(), seq: document.seq, sha256, keys: document.keys.clone() });
-        let surplus = keysets.len().saturating_sub(MAX_KEYSETS);
-        keysets.drain(..surplus);
+        if keysets.len() > MAX_KEYSETS {
+            keysets.retain(|k| self.is_ours(&k.origin));
+        }
         if !self.grants(&keysets).iter().any(Grant::is_root) {
             let message = "the keyset leaves no root key (`types` with \"keyset\"), and the last one cannot be removed over the network";
             return Err(fail((Reason::Policy, message.to_owned())));
