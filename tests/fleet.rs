@@ -788,4 +788,12 @@ fn help_names_every_command_and_readme_does_too() {
     for verb in verbs {
         assert!(readme.contains(&format!("`wherryctl {verb}`")), "README.md says nothing of wherryctl {verb}");
     }
+    // Options are looked at before the help is shown.
+    let shown: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("    wherryctl ")).collect();
+    assert!(shown.len() >= 5, "{shown:?}");
+    for line in shown {
+        let script = format!("exec \"$0\" --help {line}");
+        let out = Command::new("sh").args(["-c", &script]).arg(program()).output().unwrap();
+        assert!(out.status.success(), "README.md: wherryctl {line}: {}", String::from_utf8_lossy(&out.stderr));
+    }
 }

@@ -70,11 +70,13 @@ struct Newer {
 
 /// What a device lacks of what stands in the directory.
 fn newer(dir: &Path, root: &str, device: &Id, have: &[Have], keys: &[SecretKey]) -> Vec<Newer> {
-    let own = (Whom::Device(device.clone()), dir.join("device").join(device.as_str()));
+    // `.` and `..` are good ids, but the names of other directories.
+    let named = Some(device.as_str()).filter(|id| !matches!(*id, "." | ".."));
+    let own = named.map(|id| (Whom::Device(device.clone()), dir.join("device").join(id)));
     let group = |path: PathBuf| Some((Whom::Group(path.file_name()?.to_str()?.parse().ok()?), path));
     let groups = entries(&dir.join("group")).into_iter().filter_map(group);
     let mut found = Vec::new();
-    for (whom, folder) in std::iter::once(own).chain(groups) {
+    for (whom, folder) in own.into_iter().chain(groups) {
         let target = Target { fleet: root.to_owned(), whom };
         for path in entries(&folder) {
             let Some((loaded, seq)) = document(&path, &target) else { continue };

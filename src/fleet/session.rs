@@ -87,8 +87,9 @@ impl Session {
             return News::Other;
         };
         self.fleet.take(&heard, &message.payload, now());
-        match (&heard.what, serde_json::from_slice(&message.payload)) {
-            (What::Ack(_), Ok(ack)) => News::Ack(heard.device, ack),
+        let is_ack = matches!(heard.what, What::Ack(_));
+        match is_ack.then(|| serde_json::from_slice(&message.payload)) {
+            Some(Ok(ack)) => News::Ack(heard.device, ack),
             _ => News::Device(heard),
         }
     }

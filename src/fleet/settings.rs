@@ -22,7 +22,7 @@ const PORT_TLS: u16 = 8883;
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// All settings, for the help.
-pub const EXAMPLE: &str = r#"broker = "mqtts://mqtt.example:8883"   # or mqtt:// without TLS; HOST alone is mqtt, or mqtts where ca or certificate is set
+pub const EXAMPLE: &str = r#"broker = "mqtts://mqtt.example:8883"   # or mqtt:// without TLS; without either, TLS where ca or certificate is set
 root = "wherry"                        # root topic of the fleet
 username = "operator"
 password = "change me"
