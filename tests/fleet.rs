@@ -9,7 +9,7 @@ use harness::device::Outcome;
 use harness::{Device, Signal, Value, eventually, json, manifest, shell, sleeper, steadily, with};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -113,6 +113,10 @@ impl Running {
     fn says(&self, text: &str) {
         let said = || self.lines.lock().unwrap().iter().any(|line| line.contains(text)).then_some(());
         harness::within(harness::PATIENCE, said).unwrap_or_else(|| panic!("never says {text:?}, only {:#?}", self.lines.lock().unwrap()));
+    }
+
+    fn ends(mut self) -> i32 {
+        self.child.wait().unwrap().code().unwrap_or(-1)
     }
 
     fn said(&self, text: &str) -> bool {
@@ -226,6 +230,69 @@ fn what_a_device_does_not_take_is_an_error_with_its_reason() {
     let outcome = f.ctl(&args);
     assert!(outcome.err.contains("warning: nobody was never seen by this broker"), "{outcome:?}");
     assert!(f.one.pid("web").is_some(), "who answers has it all the same");
+}
+
+/// A way to the broker that can be cut.
+struct Way {
+    port: u16,
+    cut: Arc<AtomicBool>,
+    lines: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Way {
+    fn to(broker: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let way = Self { port: listener.local_addr().unwrap().port(), cut: Arc::default(), lines: Arc::default() };
+        let (cut, lines) = (way.cut.clone(), way.lines.clone());
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                if cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let far = TcpStream::connect(("127.0.0.1", broker)).unwrap();
+                for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                    lines.lock().unwrap().push(from.try_clone().unwrap());
+                    std::thread::spawn(move || std::io::copy(&mut from, &mut to).map(|_| to.shutdown(std::net::Shutdown::Both)));
+                }
+            }
+        });
+        way
+    }
+
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        self.lines.lock().unwrap().drain(..).for_each(|line| drop(line.shutdown(std::net::Shutdown::Both)));
+    }
+
+    fn mend(&self) {
+        self.cut.store(false, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_happens_while_the_line_is_cut_is_learnt_from_the_reports() {
+    let f = Fleet::new();
+    let way = Way::to(f.one.broker.port);
+    let broker = format!("127.0.0.1:{}", way.port);
+    let file = f.file("web.json", &manifest("web", sleeper()).to_string());
+    harness::kill(f.two.keeper(), Signal::SIGSTOP);
+    let apply = Running::new(command(&f.one, &["--broker", &broker, "apply", "-d", &f.two.id, &file]));
+    eventually("it is published", || (f.kept(&desired(&f.two.id, "web")) != Value::Null).then_some(()));
+    way.cut();
+    apply.says("trying again");
+    harness::kill(f.two.keeper(), Signal::SIGCONT);
+    let reported = format!("wherry/v1/d/{}/out/reported", f.two.id);
+    eventually("it runs", || (f.kept(&reported)["apps"]["web"]["state"] == "running").then_some(()));
+    assert!(!apply.said("web: running"));
+    way.mend();
+    apply.says(&format!("{} web: running", f.two.id));
+    assert_eq!(apply.ends(), 0);
+    harness::kill(f.two.keeper(), Signal::SIGSTOP);
+    let never = Running::new(command(&f.one, &["--broker", &broker, "apply", "-d", &f.two.id, "--timeout", "6s", &file]));
+    way.cut();
+    never.says("no connection to the broker");
+    assert_eq!(never.ends(), 69);
+    harness::kill(f.two.keeper(), Signal::SIGCONT);
 }
 
 #[test]

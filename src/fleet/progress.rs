@@ -4,7 +4,7 @@ use crate::cli::print;
 use crate::exit::visible;
 use crate::image::Digest;
 use crate::manifest::{Id, Name};
-use crate::protocol::{Ack, Previous, State};
+use crate::protocol::{Ack, AppReport, Previous, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -97,6 +97,12 @@ impl Outcome {
 /// Nothing more comes by itself.
 pub fn is_settled(ack: &Ack) -> bool {
     ack.state.is_terminal() || ack.state == State::Held
+}
+
+/// What a report says of an app, as the step that led there; what only a step tells is not in it.
+pub fn reported(app: Name, report: &AppReport) -> Ack {
+    let AppReport { target, seq, sha256, state, reason, .. } = report.clone();
+    Ack { wherry: 1, target, app, seq, sha256, attempt: 1, state, reason, rolled_back_to: None, detail: None, boot: 0, uptime_s: 0 }
 }
 
 /// `4 of 9 done, 3 fetching, 2 silent`.

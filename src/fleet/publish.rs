@@ -4,13 +4,13 @@ use super::address::Address;
 use super::args::Call;
 use super::document::{Loaded, Ready, load, tombstone, whom};
 use super::keys::{SecretKey, opened};
-use super::progress::{Followed, Outcome, is_settled, sentence, summary};
+use super::progress::{Followed, Outcome, is_settled, reported, sentence, summary};
 use super::seen::{Device, Link};
 use super::session::{News, Session, block_on, now};
 use super::settings::{self, Settings};
-use super::topics;
+use super::{topics, watch};
 use crate::cli::print;
-use crate::exit::{Code, Error, note};
+use crate::exit::{Code, Error, note, visible};
 use crate::image::Digest;
 use crate::manifest::{Id, Name, SCHEMA, Target, Whom};
 use crate::protocol::Ack;
@@ -18,7 +18,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How long devices may take.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -73,7 +73,8 @@ fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
     let timeout = call.duration("timeout")?.unwrap_or(TIMEOUT);
     let least = call.parsed("expect", |word| word.parse::<usize>().map_err(|_| "must be a number of devices".into()))?;
     block_on(async {
-        let mut session = Session::open(&settings, &filters(&settings, &wanted)).await?;
+        let filters = filters(&settings, &wanted);
+        let mut session = Session::open(&settings, &filters).await?;
         let orders = orders(&session, &wanted, &keys)?;
         warn(&session, &orders);
         if call.has("dry-run") {
@@ -92,7 +93,7 @@ fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
             return Ok(0);
         }
         let view = View::new(call);
-        wait(&mut session, &orders, &mut followed, view, timeout).await?;
+        wait(&mut session, (&settings, &filters), &orders, &mut followed, view, timeout).await?;
         let result = verdict(call, &session, &orders, &followed, timeout);
         session.link.close().await;
         result
@@ -234,24 +235,56 @@ fn tell_order(call: &Call, order: &Order, what: &str) -> Result<(), Error> {
     print::line(&format!("{what} {app} for {}: {topic}, seq {}, {} bytes", whom(target), ready.seq, ready.payload.len()))
 }
 
-async fn wait(session: &mut Session, orders: &[Order], followed: &mut [Followed], mut view: View, timeout: Duration) -> Result<(), Error> {
+async fn wait(
+    session: &mut Session,
+    way: (&Settings, &[String]),
+    orders: &[Order],
+    followed: &mut [Followed],
+    mut view: View,
+    timeout: Duration,
+) -> Result<(), Error> {
     let end = Instant::now() + timeout;
     while !followed.iter().all(|f| f.is_done(now())) && Instant::now() < end {
-        match session.next((Instant::now() + TICK).min(end)).await? {
-            Some((News::Ack(device, ack), _)) => {
+        match session.next((Instant::now() + TICK).min(end)).await {
+            Ok(Some((News::Ack(device, ack), _))) => {
                 let news = followed.iter_mut().any(|f| f.take(&device, &ack, now()));
                 if news {
                     view.step(&device, &ack, followed)?;
                 }
             }
-            Some((News::Other, message)) => {
+            Ok(Some((News::Other, message))) => {
                 let echo = |order: &Order| order.topic == message.topic && order.ready.payload == message.payload;
                 orders.iter().zip(followed.iter_mut()).filter(|(order, _)| echo(order)).for_each(|(_, f)| f.echoed = true);
             }
-            _ => {}
+            Ok(_) => {}
+            Err(e) if e.code() == Code::Unavailable => {
+                note(&format!("wherryctl: {}; trying again", visible(&e.to_string())));
+                match timeout_at(end, watch::again(way.0, way.1)).await {
+                    Ok(another) => *session = another?,
+                    Err(_) => return Err(e),
+                }
+                catch_up(session, followed, &mut view)?;
+            }
+            Err(e) => return Err(e),
         }
     }
+    catch_up(session, followed, &mut view)?;
     view.end()
+}
+
+/// Steps are told once only. What was missed stands in the reports.
+fn catch_up(session: &Session, followed: &mut [Followed], view: &mut View) -> Result<(), Error> {
+    for (device, known) in &session.fleet.devices {
+        for (app, report) in &known.apps.0 {
+            let Ok(app) = app.parse() else { continue };
+            let ack = reported(app, report);
+            let news = is_settled(&ack) && followed.iter_mut().any(|f| f.take(device, &ack, now()));
+            if news {
+                view.step(device, &ack, followed)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How the steps are shown: lines, JSON, or for a person at a terminal one line that is written over below the ends.

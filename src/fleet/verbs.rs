@@ -62,10 +62,11 @@ FILE is a manifest or a tombstone in JSON, TOML or YAML, by its ending; - is sta
 the parser of the devices. `seq` and `target` are put in: seq is the clock's milliseconds, and always above what the broker
 and the devices have; a larger one in the file counts. Without -d, -g or -w, the file's own `target` says whom it is for.
 Published retained: who is offline gets it later. Each step of each device is shown; it ends well when all of them run it. A
-group's members are not known to the broker: those count that have answered, and those whose report names the group. A
-selector is KEY=VALUE, joined by commas, all of which must hold; != < <= > >= compare too. Keys: device, link (online,
-offline, silent, unknown), version, kernel, board, arch, isolation, feature, missing, app, schema, ram, flash_free. With
---json, each step is one JSON document on its own line, and the last line has all outcomes.",
+lost connection is made again, and what was missed is learnt from the reports. A group's members are not known to the broker:
+those count that have answered, and those whose report names the group. A selector is KEY=VALUE, joined by commas, all of
+which must hold; != < <= > >= compare too. Keys: device, link (online, offline, silent, unknown), version, kernel, board,
+arch, isolation, feature, missing, app, schema, ram, flash_free. With --json, each step is one JSON document on its own line,
+and the last line has all outcomes.",
         options: &[DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, KEY, NO_WAIT, DRY_RUN],
         examples: &[
             ("wherryctl apply -d router-17 web.yaml", "one device"),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Before a lost connection is made again.
-pub const AGAIN: Duration = Duration::from_secs(5);
+pub const AGAIN: Duration = Duration::from_secs(2);
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_secs(1);
 
