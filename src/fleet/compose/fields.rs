@@ -20,7 +20,7 @@ const FIELDS: [(&str, Mapper); 31] = [
     ("hostname", |t, p, c, r| scalar(t, p, c, r, "hostname")),
     ("volumes", volumes),
     ("tmpfs", tmpfs),
-    ("read_only", |t, _, c, _| put(c, &["rootfs", "readonly"], json!(t.scalar() == Some("true")))),
+    ("read_only", |t, p, c, r| flag(t, p, r, |yes| put(c, &["rootfs", "readonly"], json!(yes)))),
     ("cap_add", |t, p, c, r| capabilities(t, p, "add", c, r)),
     ("cap_drop", |t, p, c, r| capabilities(t, p, "drop", c, r)),
     ("security_opt", security),
@@ -34,16 +34,58 @@ const FIELDS: [(&str, Mapper); 31] = [
     ("restart", restart),
     ("stop_signal", |t, p, c, r| nested(t, p, c, r, &["stop", "signal"])),
     ("stop_grace_period", |t, p, c, r| duration(t, p, &["stop", "timeout"], c, r)),
-    ("init", |t, _, c, _| put(c, &["init"], json!(t.scalar() == Some("true")))),
+    ("init", |t, p, c, r| flag(t, p, r, |yes| put(c, &["init"], json!(yes)))),
     ("network_mode", network),
-    ("tty", |t, _, c, _| put_if(c, "terminal", json!(true), t)),
-    ("stdin_open", |t, _, c, _| put_if(c, "stdin", json!("open"), t)),
+    ("tty", |t, p, c, r| flag(t, p, r, |yes| put_if(c, "terminal", json!(true), yes))),
+    ("stdin_open", |t, p, c, r| flag(t, p, r, |yes| put_if(c, "stdin", json!("open"), yes))),
     // Names of things that a manifest calls by its own names, or that the defaults say already.
     ("container_name", |_, p, _, r| r.leave_here(p, "a container is called after its service")),
     ("platform", |_, p, _, r| r.leave_here(p, "an image for the device's architecture must be put there")),
     ("pull_policy", |_, p, _, r| r.leave_here(p, "a digest says when an image is another one")),
     ("attach", |_, _, _, _| {}),
 ];
+
+/// What a field may be, where it is not one value.
+const SHAPES: [(&str, Shape); 10] = [
+    ("volumes", Shape::List),
+    ("cap_add", Shape::List),
+    ("cap_drop", Shape::List),
+    ("security_opt", Shape::List),
+    ("command", Shape::ListOrValue),
+    ("entrypoint", Shape::ListOrValue),
+    ("tmpfs", Shape::ListOrValue),
+    ("environment", Shape::MappingOrList),
+    ("ulimits", Shape::Mapping),
+    ("deploy", Shape::Mapping),
+];
+
+#[derive(Clone, Copy)]
+enum Shape {
+    Value,
+    List,
+    Mapping,
+    ListOrValue,
+    MappingOrList,
+}
+
+impl Shape {
+    fn of(field: &str) -> Self {
+        SHAPES.iter().find(|(name, _)| *name == field).map_or(Self::Value, |(_, shape)| *shape)
+    }
+
+    /// What a value should have been, if it is something else. Nothing at all is always good: compose takes it as if the field were not there.
+    fn objection(self, tree: &Tree) -> Option<&'static str> {
+        let (list, mapping) = (matches!(tree.value, Value::List(_)), matches!(tree.value, Value::Object(_)));
+        let (good, word) = match self {
+            Self::Value => (!list && !mapping, "must be one value"),
+            Self::List => (list, "must be a list"),
+            Self::Mapping => (mapping, "must be a mapping"),
+            Self::ListOrValue => (!mapping, "must be a list or one value"),
+            Self::MappingOrList => (list || mapping, "must be a mapping or a list"),
+        };
+        (!good && tree.value != Value::Null).then_some(word)
+    }
+}
 
 /// Fields without a place, and why.
 const NOWHERE: [(&str, &str); 16] = [
@@ -79,7 +121,11 @@ pub fn container(service: &Member, path: &str, report: &mut Report) -> Json {
         let path = format!("{path}.{}", field.key);
         let before = report.left.len();
         match FIELDS.iter().find(|(name, _)| *name == field.key) {
-            Some((_, map)) => map(&field.value, &path, &mut container, report),
+            Some((name, map)) => match Shape::of(name).objection(&field.value) {
+                Some(objection) => report.leave(field.value.at, &path, objection),
+                None if field.value.value == Value::Null => {}
+                None => map(&field.value, &path, &mut container, report),
+            },
             None if field.key.starts_with("x-") => {}
             None => {
                 let why = NOWHERE.iter().find(|(name, _)| *name == field.key).map_or("has no place in a manifest", |(_, why)| why);
@@ -98,8 +144,8 @@ fn defaults(service: &Member, path: &str, container: &mut Map<String, Json>, rep
     let has = |name: &str| service.value.get(name).is_some();
     if !has("image") {
         report.leave(service.at, path, "has no image; put in where it is (image.ref)");
-        container.insert("image".into(), json!({"ref": ""}));
     }
+    container.entry("image").or_insert_with(|| json!({"ref": ""}));
     if !has("restart") && service.value.get("deploy").is_none_or(|d| d.get("restart_policy").is_none()) {
         put(container, &["restart", "policy"], json!("no"));
     }
@@ -141,8 +187,8 @@ fn put(container: &mut Map<String, Json>, path: &[&str], value: Json) {
     object.insert((*last).to_owned(), value);
 }
 
-fn put_if(container: &mut Map<String, Json>, key: &str, value: Json, tree: &Tree) {
-    if tree.scalar() == Some("true") {
+fn put_if(container: &mut Map<String, Json>, key: &str, value: Json, yes: bool) {
+    if yes {
         container.insert(key.to_owned(), value);
     }
 }
@@ -161,6 +207,13 @@ fn nested(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &m
     match tree.scalar() {
         Some(text) => put(container, keys, json!(text)),
         None => report.leave(tree.at, path, "must be one value"),
+    }
+}
+
+fn flag(tree: &Tree, path: &str, report: &mut Report, then: impl FnOnce(bool)) {
+    match &tree.value {
+        Value::Bool(yes) => then(*yes),
+        _ => report.leave(tree.at, path, "must be true or false"),
     }
 }
 
@@ -300,7 +353,10 @@ fn mounted(m: &Mount, item: &Tree, path: &str, container: &mut Map<String, Json>
 fn tmpfs(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &mut Report) {
     let one = std::slice::from_ref(tree);
     for item in if tree.items().is_empty() { one } else { tree.items() } {
-        let Some(text) = item.scalar() else { continue };
+        let Some(text) = item.scalar() else {
+            report.leave(item.at, path, "must be a path");
+            continue;
+        };
         let (target, options) = text.split_once(':').unwrap_or((text, ""));
         let mut mount = json!({"type": "tmpfs", "target": target});
         for option in options.split(',').filter(|o| !o.is_empty()) {
@@ -314,6 +370,7 @@ fn tmpfs(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &mu
 }
 
 fn capabilities(tree: &Tree, path: &str, key: &str, container: &mut Map<String, Json>, report: &mut Report) {
+    tree.items().iter().filter(|i| i.scalar().is_none()).for_each(|i| report.leave(i.at, path, "must be the name of a capability"));
     let mut names: Vec<&str> = tree.items().iter().filter_map(Tree::scalar).collect();
     if key == "add" && names.contains(&"ALL") {
         report.leave(tree.at, path, "no container has all capabilities; name those it needs");
@@ -401,8 +458,10 @@ fn deploy(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &m
 }
 
 fn deploy_resources(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &mut Report) {
+    mapping(tree, path, report);
     for part in tree.members() {
         let path = format!("{path}.{}", part.key);
+        mapping(&part.value, &path, report);
         for m in part.value.members() {
             let path = format!("{path}.{}", m.key);
             match (part.key.as_str(), m.key.as_str()) {
@@ -415,7 +474,14 @@ fn deploy_resources(tree: &Tree, path: &str, container: &mut Map<String, Json>, 
     }
 }
 
+fn mapping(tree: &Tree, path: &str, report: &mut Report) {
+    if let Some(objection) = Shape::Mapping.objection(tree) {
+        report.leave(tree.at, path, objection);
+    }
+}
+
 fn deploy_restart(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &mut Report) {
+    mapping(tree, path, report);
     for m in tree.members() {
         let path = format!("{path}.{}", m.key);
         match (m.key.as_str(), m.value.scalar().unwrap_or_default()) {
