@@ -61,6 +61,13 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// Waits until the listener at the broker has seen such a document, which is a little later than whoever published it is done.
+    fn keeps(&self, topic: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("the broker keeps {what} on {topic}"), || Some(self.kept(topic)).filter(|kept| holds(kept)))
+    }
+}
+
 fn check_failure(outcome: &Outcome, args: &[&str], code: i32, sentence: &str) {
     assert_eq!(outcome.code, code, "wherryctl {args:?}: {outcome:?}");
     let line = outcome.err.lines().find(|line| line.starts_with("wherryctl: ")).unwrap_or_default();
@@ -157,21 +164,20 @@ fn a_file_in_any_language_is_published_and_followed_until_it_runs() {
         let file = f.file(name, &content);
         let out = f.ok(&["apply", "-d", &f.one.id, &file]);
         assert!(out.contains(&format!("{} web: accepted\n", f.one.id)) && out.ends_with(&format!("{} web: running\n", f.one.id)), "{out}");
-        let kept = f.kept(&desired(&f.one.id, "web"));
-        let seq = kept["seq"].as_u64().unwrap();
-        assert!(seq > last && kept["target"] == json!({"fleet": "wherry", "device": f.one.id}), "{kept}");
-        last = seq;
+        let target = json!({"fleet": "wherry", "device": f.one.id});
+        let newer = |kept: &Value| kept["seq"].as_u64() > Some(last) && kept["target"] == target;
+        last = f.keeps(&desired(&f.one.id, "web"), "a newer one", newer)["seq"].as_u64().unwrap();
     }
     assert!(f.one.pid("web").is_some() && f.two.app("web").is_none());
     let steps = lines(&f.ok(&["--json", "apply", "-d", &f.one.id, f.one.dir.join("web.yaml").to_str().unwrap()]));
     assert!(steps.iter().any(|s| s["ack"]["state"] == "running"), "{steps:?}");
     assert_eq!(steps.last().unwrap()["outcomes"], json!([{"device": f.one.id, "app": "web", "state": "running", "good": true}]));
     assert!(f.ok(&["rm", "-d", &f.one.id, "web"]).ends_with(&format!("{} web: removed\n", f.one.id)));
-    let kept = f.kept(&desired(&f.one.id, "web"));
-    assert!(kept["remove"] == true && kept["seq"].as_u64().unwrap() > last && kept.get("volumes").is_none(), "{kept}");
+    let tombstone = |kept: &Value| kept["remove"] == true && kept["seq"].as_u64() > Some(last) && kept.get("volumes").is_none();
+    f.keeps(&desired(&f.one.id, "web"), "a tombstone", tombstone);
     assert!(f.one.app("web").is_none());
     f.ok(&["rm", "--volumes", "-d", &f.one.id, "web"]);
-    assert_eq!(f.kept(&desired(&f.one.id, "web"))["volumes"], true);
+    f.keeps(&desired(&f.one.id, "web"), "a tombstone for volumes too", |kept| kept["volumes"] == true);
 }
 
 #[test]
@@ -181,14 +187,15 @@ fn a_number_is_above_what_the_broker_keeps_whatever_the_clock_says() {
     f.one.deploy(&with(manifest("web", sleeper()), json!({"seq": far, "target": {"fleet": "wherry", "device": f.one.id}})));
     let file = f.file("web.json", &manifest("web", shell("exec sleep 99999")).to_string());
     f.ok(&["apply", "-d", &f.one.id, &file]);
-    assert_eq!(f.kept(&desired(&f.one.id, "web"))["seq"], far + 1);
-    // The broker has lost it, the device has not.
+    f.keeps(&desired(&f.one.id, "web"), "the next number", |kept| kept["seq"] == far + 1);
+    // The broker has lost it, the device has not, and has said so.
+    f.one.reported("the next number", |r| r["apps"]["web"]["seq"] == far + 1);
     f.one.broker.publish(&desired(&f.one.id, "web"), b"", true);
     f.ok(&["apply", "-d", &f.one.id, &file]);
-    assert_eq!(f.kept(&desired(&f.one.id, "web"))["seq"], far + 2);
+    f.keeps(&desired(&f.one.id, "web"), "the number after it", |kept| kept["seq"] == far + 2);
     let own = f.file("own.json", &with(manifest("web", sleeper()), json!({"seq": far + 50})).to_string());
     f.ok(&["apply", "-d", &f.one.id, &own]);
-    assert_eq!(f.kept(&desired(&f.one.id, "web"))["seq"], far + 50);
+    f.keeps(&desired(&f.one.id, "web"), "the file's number", |kept| kept["seq"] == far + 50);
 }
 
 #[test]
@@ -197,7 +204,10 @@ fn a_group_and_a_selector_reach_those_they_mean() {
     let file = f.file("web.json", &manifest("web", sleeper()).to_string());
     let out = f.ok(&["apply", "--group", "north", &file]);
     assert!(out.contains(&format!("{} web: running", f.two.id)) && !out.contains(&f.one.id), "{out}");
-    assert_eq!(f.kept(&desired("group north", "web"))["target"], json!({"fleet": "wherry", "group": "north"}));
+    let target = json!({"fleet": "wherry", "group": "north"});
+    f.keeps(&desired("group north", "web"), "the group's document", |kept| kept["target"] == target);
+    let reported = format!("wherry/v1/d/{}/out/reported", f.two.id);
+    f.keeps(&reported, "a report of it", |kept| kept["apps"]["web"]["target"] == target);
     let seen = |what: &str| f.ctl(&["apply", "--where", what, "--dry-run", &file]).out.lines().count();
     assert_eq!([seen("link=online"), seen("app=web"), seen("version>=0.1,feature!=nothing")], [2, 1, 2]);
     let out = f.ok(&["apply", "--where", "app!=web", &file]);
@@ -532,7 +542,7 @@ fn diff_tells_what_apply_would_change() {
 fn retry_asks_the_session_of_the_device_and_shows_its_answer() {
     let mut f = Fleet::new();
     f.fails(&["retry", "-d", &f.one.id, "web"], 65, &format!("cannot retry web on {}: it refused (unsupported): ", f.one.id));
-    let sent = f.one.broker.messages().into_iter().find(|m| m.topic.contains("/in/cmd/")).unwrap().payload;
+    let sent = eventually("the command is seen", || f.one.broker.messages().into_iter().find(|m| m.topic.contains("/in/cmd/"))).payload;
     let presence = f.one.said("presence").pop().unwrap();
     assert_eq!(
         sent,
@@ -674,7 +684,8 @@ fn serve_gives_devices_what_they_lack_where_the_broker_keeps_nothing() {
     let count = |text: &str| device.broker.messages().iter().filter(|m| m.topic.ends_with(text)).count();
     let ask = |have: Value| device.broker.publish(&device.topic("out/get"), json!({"have": have}).to_string().as_bytes(), false);
     let target = json!({"fleet": "wherry", "device": device.id});
-    let before = (count("/in/desired/web"), device.running("web"));
+    let served = eventually("the listener has seen it", || Some(count("/in/desired/web")).filter(|n| *n > 0));
+    let before = (served, device.running("web"));
     ask(json!([{"target": target, "app": "web", "seq": 5}]));
     steadily(Duration::from_secs(1), "web is not served again", || count("/in/desired/web") == before.0);
     put(&format!("device/{}/web.json", device.id), &with(manifest("web", shell("exec sleep 5000")), json!({"seq": 6})).to_string());
