@@ -439,9 +439,12 @@ fn an_app_from_before_the_first_key_runs_on_and_is_replaced_by_a_signed_document
     fs::rename(stand.trust_dir().join("team.pub"), stand.device.dir.join("aside")).unwrap();
     stand.up();
     stand.device.deploy(&manifest("web", sleeper()));
-    fs::rename(stand.device.dir.join("aside"), stand.trust_dir().join("team.pub")).unwrap();
-    stand.reboot();
     let pid = stand.device.running("web");
+    fs::rename(stand.device.dir.join("aside"), stand.trust_dir().join("team.pub")).unwrap();
+    stand.device.ok(&["upgrade"]);
+    let keys = || serde_json::from_str::<Value>(&stand.device.wherry(&["--json", "status"]).out).unwrap_or_default();
+    eventually("the key counts", || (keys()["trust"]["keys"][0]["id"] == stand.team.id()).then_some(()));
+    stand.device.online();
     stand.refused(&stand.publish("web", manifest("web", shell("exec sleep 99999")).to_string().as_bytes()), "unsigned", "");
     assert_eq!(stand.device.running("web"), pid);
     stand.runs(&stand.document("web", 1), &[&stand.team]);

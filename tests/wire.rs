@@ -90,6 +90,7 @@ fn a_target_is_read_back_from_json_and_from_our_own_records() {
 fn reports_are_written_as_the_contract_says() {
     let reported: Reported = check("reported");
     assert_eq!(reported.apps.get("web").unwrap().containers.get("nginx").unwrap().state, ContainerState::Running);
+    assert_eq!(reported.about.keys, ["aa84be84e99e0f52"]);
     assert_eq!(reported.about.missing, Entries(vec![("psi".into(), "CONFIG_PSI".into())]));
     let stopped: Reported = check("reported_local_stop");
     let names: Vec<_> = stopped.apps.0[0].1.containers.0.iter().map(|(name, _)| name.as_str()).collect();
