@@ -201,6 +201,14 @@ pub fn visible(text: &str) -> String {
     out
 }
 
+#[cfg(feature = "fleet")]
+impl Error {
+    /// What to do about it, where we know.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,6 +48,10 @@ pub mod init;
 pub mod probe;
 pub mod cli;
 
+// ---- wherryctl, the operator's program: no part of a device ----
+#[cfg(feature = "fleet")]
+pub mod fleet;
+
 // ---- meaning: pure types and decisions, no input, no output, no clock ----
 pub mod manifest;
 pub mod config;

@@ -213,7 +213,7 @@ pub fn scope(word: &str) -> Result<crate::ipc::Scope, Error> {
 }
 
 /// The candidate that a typing slip is most likely to have meant: at most two letters away, or one begun with it.
-fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     const LONGEST: usize = 32;
     if word.is_empty() || word.len() > LONGEST {
         return None;

@@ -65,7 +65,7 @@ fn usage(v: &Verb) -> String {
     format!("wherry {} {}", v.name, v.synopsis).trim_end().to_owned()
 }
 
-fn option_lines(options: &[Opt]) -> String {
+pub(crate) fn option_lines(options: &[Opt]) -> String {
     let written: Vec<String> = options.iter().map(written).collect();
     let width = written.iter().map(String::len).max().unwrap_or(0) + 3;
     written.iter().zip(options).map(|(w, o)| format!("  {w:<width$}{}\n", o.help)).collect()

@@ -4,29 +4,29 @@
 //! about containers.
 
 mod apply;
-mod args;
+pub(crate) mod args;
 mod attach;
 mod check;
-mod client;
+pub(crate) mod client;
 mod control;
 mod copy;
 mod diag;
 mod document;
 mod events;
 mod exec;
-mod help;
+pub(crate) mod help;
 mod image;
 mod keys;
 mod list;
 mod logs;
-mod print;
+pub(crate) mod print;
 mod run;
 mod stats;
 mod status;
 mod terminal;
 mod validate;
-mod verbs;
-mod when;
+pub(crate) mod verbs;
+pub(crate) mod when;
 
 use crate::exit::{Code, Error, conclude};
 use std::ffi::OsString;

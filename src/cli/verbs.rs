@@ -56,11 +56,11 @@ pub enum Takes {
     Number(&'static str),
 }
 
-const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
+pub(crate) const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
     Opt { short, long, takes: Takes::Nothing, help }
 }
 
-const fn value(short: Option<char>, long: &'static str, name: &'static str, help: &'static str) -> Opt {
+pub(crate) const fn value(short: Option<char>, long: &'static str, name: &'static str, help: &'static str) -> Opt {
     Opt { short, long, takes: Takes::Value(name), help }
 }
 

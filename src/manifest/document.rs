@@ -112,3 +112,16 @@ pub fn version(root: &Node) -> Option<Found> {
     let known = super::SCHEMA;
     Some(Found::at(node, Reason::Unsupported, format!("needs a version that knows schema {n}; this one knows schema {known}")))
 }
+
+#[cfg(feature = "fleet")]
+impl<T> Document<T> {
+    /// [`Document::examine`] for a document that was written in another language than JSON: `root` says what stands where in `text`.
+    pub fn examine_tree(&self, text: &str, root: &Node) -> (Option<T>, Faults) {
+        let mut found = Vec::new();
+        let value = self.value(root, &mut found);
+        let mut secrets = Vec::new();
+        self.secrets(root, &mut secrets);
+        let faults = point(text, Some(root), found, &secrets);
+        (value.filter(|_| !faults.is_refusal()), faults)
+    }
+}

@@ -78,3 +78,9 @@ fn first(root: &Node) -> Option<Found> {
     let sentence = "this is a signed envelope, which counts only where it comes over the network: give the document in it";
     envelope.map(|payload| Found::at(payload, Reason::Unsupported, sentence)).or_else(|| document::version(root))
 }
+
+/// [`check`] for a manifest that was written in another language than JSON: `root` says what stands where in `text`.
+#[cfg(feature = "fleet")]
+pub(crate) fn check_tree(text: &str, root: &Node) -> (Option<Manifest>, Faults) {
+    DOCUMENT.examine_tree(text, root)
+}

@@ -1,0 +1,232 @@
+//! The table of commands. The parser and the help read this one.
+
+use super::args::Call;
+use super::{compose, diff, publish, retry, serve, sign, status, watch};
+use crate::cli::verbs::{Opt, flag, value};
+use crate::exit::Error;
+
+/// One command.
+pub struct Verb {
+    /// What one types.
+    pub name: &'static str,
+    /// Operands and the most used options.
+    pub synopsis: &'static str,
+    /// What it does, in one line.
+    pub line: &'static str,
+    /// What one should know before using it.
+    pub text: &'static str,
+    /// Its own options.
+    pub options: &'static [Opt],
+    /// Command lines with what they do.
+    pub examples: &'static [(&'static str, &'static str)],
+    /// Fewest operands.
+    pub min: usize,
+    /// Most operands.
+    pub max: usize,
+    /// What does it.
+    pub run: fn(&Call) -> Result<u8, Error>,
+}
+
+/// Options of every command.
+pub const GLOBAL: &[Opt] = &[
+    flag(Some('h'), "help", "show this help"),
+    flag(None, "json", "answer in JSON, for programs"),
+    value(None, "config", "FILE", "settings (default: ~/.config/wherry/wherryctl.toml)"),
+    value(None, "broker", "ADDRESS", "mqtts://HOST[:PORT], mqtt://HOST[:PORT] or HOST[:PORT]"),
+    value(None, "root", "TOPIC", "root topic of the fleet (default: wherry)"),
+    flag(Some('V'), "version", "show the version"),
+];
+
+const DEVICE: Opt = value(Some('d'), "device", "ID", "for this device; may be given several times");
+const GROUP: Opt = value(Some('g'), "group", "ID", "for all members of this group, now and later");
+const WHERE: Opt = value(Some('w'), "where", "SELECTOR", "for each device that this means now, such as arch=arm64,version<0.2");
+const TIMEOUT: Opt = value(None, "timeout", "TIME", "how long devices may take (default: 5m)");
+const NO_WAIT: Opt = flag(None, "no-wait", "return once the broker has it");
+const DRY_RUN: Opt = flag(None, "dry-run", "check, say what would be published, and publish nothing");
+const EXPECT: Opt = value(None, "expect", "N", "of a group: so many devices must answer (default: those known to be in it, at least one)");
+const KEY: Opt = value(Some('k'), "key", "FILE", "sign with this secret key; may be given several times (default: `signing_key`)");
+const LISTEN: Opt = value(None, "listen", "TIME", "listen so long first: who is silent for three intervals is then told as silent");
+
+const SELECTORS: &str = "\
+A selector is KEY=VALUE, joined by commas, all of which must hold; != < <= > >= compare too. Keys: device, link (online,
+offline, silent, unknown), version, kernel, board, arch, isolation, feature, missing, app, schema, ram, flash_free.";
+
+/// All commands, in the order of the help.
+pub const VERBS: &[Verb] = &[
+    Verb {
+        name: "apply",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) FILE...",
+        line: "publish manifests, and follow them on the devices",
+        text: "\
+FILE is a manifest or a tombstone in JSON, TOML or YAML, by its ending; - is standard input. All are checked here first, by
+the parser of the devices. `seq` and `target` are put in: seq is the clock's milliseconds, and always above what the broker
+and the devices have; a larger one in the file counts. Without -d, -g or -w, the file's own `target` says whom it is for.
+Published retained: who is offline gets it later. Each step of each device is shown; it ends well when all of them run it. A
+lost connection is made again, and what was missed is learnt from the reports. A group's members are not known to the broker:
+those count that have answered, and those whose report names the group. A selector is KEY=VALUE, joined by commas, all of
+which must hold; != < <= > >= compare too. Keys: device, link (online, offline, silent, unknown), version, kernel, board,
+arch, isolation, feature, missing, app, schema, ram, flash_free. With --json, each step is one JSON document on its own line,
+and the last line has all outcomes.",
+        options: &[DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, KEY, NO_WAIT, DRY_RUN],
+        examples: &[
+            ("wherryctl apply -d router-17 web.yaml", "one device"),
+            ("wherryctl apply -g site-north --expect 12 web.toml dns.toml", "a group of twelve"),
+            ("wherryctl apply -w 'arch=arm64,version>=0.1' --dry-run web.json", "who would get it?"),
+        ],
+        min: 1,
+        max: 256,
+        run: publish::apply,
+    },
+    Verb {
+        name: "rm",
+        synopsis: "[--volumes] (-d ID | -g ID | -w SELECTOR) APP",
+        line: "remove an app, by a tombstone",
+        text: "\
+The tombstone takes the manifest's place at the broker, so that a device that is offline now removes the app later. Volumes
+stay unless --volumes says otherwise.",
+        options: &[flag(None, "volumes", "remove its volumes too"), DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, KEY, NO_WAIT, DRY_RUN],
+        examples: &[("wherryctl rm -d router-17 web", "stop and remove it"), ("wherryctl rm -g site-north web", "of a whole group")],
+        min: 1,
+        max: 1,
+        run: publish::remove,
+    },
+    Verb {
+        name: "status",
+        synopsis: "[DEVICE]",
+        line: "show what runs where; of one device, all that it says of itself",
+        text: "\
+From what the broker keeps: each device's presence and report. LINK is online, offline, unknown, or silent: said to be online,
+and then nothing for more than three of its intervals (only --listen can tell). A late will, of a session before, is ignored.",
+        options: &[WHERE, LISTEN],
+        examples: &[("wherryctl status", "every app of every device"), ("wherryctl status router-17 --json", "one device, for a program")],
+        min: 0,
+        max: 1,
+        run: status::status,
+    },
+    Verb {
+        name: "devices",
+        synopsis: "[-w SELECTOR]",
+        line: "list the devices with their release, board and memory",
+        text: SELECTORS,
+        options: &[WHERE, LISTEN],
+        examples: &[
+            ("wherryctl devices", "all that the broker knows"),
+            ("wherryctl devices -w link=online,flash_free<8M", "who runs out of flash?"),
+        ],
+        min: 0,
+        max: 0,
+        run: status::devices,
+    },
+    Verb {
+        name: "watch",
+        synopsis: "[DEVICE...]",
+        line: "show steps, reports and presence as they come",
+        text: "Until it is interrupted; a lost connection is made again. With --json, one document for each message, with its topic.",
+        options: &[],
+        examples: &[("wherryctl watch", "the whole fleet"), ("wherryctl watch router-17 --json", "one device, for a program")],
+        min: 0,
+        max: 256,
+        run: watch::watch,
+    },
+    Verb {
+        name: "diff",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) FILE",
+        line: "show what apply would change",
+        text: "\
+Compares the file with what the broker keeps, as devices understand both: defaults are filled in, sizes and times are numbers,
+and seq and target do not count. The exit code is 0 if nothing differs, and 1 if something does.",
+        options: &[DEVICE, GROUP, WHERE],
+        examples: &[("wherryctl diff -g site-north web.yaml", "before apply")],
+        min: 1,
+        max: 1,
+        run: diff::diff,
+    },
+    Verb {
+        name: "retry",
+        synopsis: "-d ID APP",
+        line: "let a device try again what failed",
+        text: "\
+Sends the command `retry` for the session that the device is in, and shows its answer. Devices of this release answer that
+they take no commands yet; applying the file again, with its new number, does the same.",
+        options: &[DEVICE, KEY, value(None, "timeout", "TIME", "how long the device may take (default: 30s)")],
+        examples: &[("wherryctl retry -d router-17 web", "try it again")],
+        min: 1,
+        max: 1,
+        run: retry::retry,
+    },
+    Verb {
+        name: "serve",
+        synopsis: "DIR",
+        line: "answer devices in place of retained messages",
+        text: "\
+For brokers that keep no retained messages. A device says with `get` what it has; what is newer in DIR is published for it:
+  DIR/device/ID/APP.json     for one device
+  DIR/group/ID/APP.json      for the members of a group
+or .toml, .yaml, .yml; a tombstone is a file with `remove = true`. The number is `seq` in the file, or else when the file was
+last changed. Files are read at each `get`; a bad one is told and left out. Documents of groups go to the group's topic
+whenever a device does not have them, for nobody says who is in a group. Runs until it is interrupted; a lost connection is
+made again. With -k, documents are signed as they are published; a file may be an envelope too.",
+        options: &[KEY],
+        examples: &[("wherryctl serve /srv/fleet", "beside the broker, as a service")],
+        min: 1,
+        max: 1,
+        run: serve::serve,
+    },
+    Verb {
+        name: "import",
+        synopsis: "compose FILE",
+        line: "make a manifest of a compose file",
+        text: "\
+Prints one manifest with a container for each service, as JSON. Every line of FILE that cannot be mapped is told on standard
+error as FILE:LINE:COLUMN; the rest is still made. Devices take no images from registries yet: put in where they are
+(image.ref).",
+        options: &[value(None, "app", "NAME", "name of the app (default: `name` in the file, else the name of its directory)")],
+        examples: &[("wherryctl import compose docker-compose.yml > web.json", "a first version of a manifest")],
+        min: 2,
+        max: 2,
+        run: compose::import,
+    },
+    Verb {
+        name: "keygen",
+        synopsis: "NAME",
+        line: "make a key that signs",
+        text: "\
+Writes NAME.sec, which signs and is yours alone, and NAME.pub, which goes to the devices (/etc/wherry/trust). Both have the
+format of signify and usign; NAME.sec has no passphrase. A device with a public key takes nothing unsigned any more.",
+        options: &[],
+        examples: &[("wherryctl keygen team", "team.sec and team.pub")],
+        min: 1,
+        max: 1,
+        run: sign::keygen,
+    },
+    Verb {
+        name: "sign",
+        synopsis: "-k KEY.sec... FILE",
+        line: "put a document into a signed envelope, without a broker",
+        text: "\
+Prints the envelope. FILE is a manifest with `seq`, `target` and a digest for each image, a tombstone, or a keyset; or an
+envelope, to which a signature is added. `wherryctl apply` publishes envelopes of manifests as they are, and signs by itself
+with -k. Keysets are published by mosquitto_pub -r -q 1 -f FILE, to .../d/DEVICE/in/keyset or .../g/GROUP/keyset.",
+        options: &[KEY],
+        examples: &[
+            ("wherryctl sign -k team.sec web.json > web.envelope", "on a machine without a network"),
+            ("wherryctl sign -k second.sec web.envelope", "one more signature"),
+        ],
+        min: 1,
+        max: 1,
+        run: sign::sign,
+    },
+    Verb {
+        name: "verify",
+        synopsis: "-k KEY.pub... FILE",
+        line: "check the signatures of an envelope",
+        text: "\
+Says of each signature whether it is good. The exit code is 0 if one is good, which is enough for a device that trusts its
+key, and 1 if none is. With --json, the document in the envelope is shown too.",
+        options: &[value(Some('k'), "key", "FILE", "public key to check with; may be given several times")],
+        examples: &[("wherryctl verify -k team.pub web.envelope", "is it what the team signed?")],
+        min: 1,
+        max: 1,
+        run: sign::verify,
+    },
+];
