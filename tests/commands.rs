@@ -117,6 +117,18 @@ fn what_a_person_has_stopped_at_the_device_no_command_starts() {
 }
 
 #[test]
+fn a_document_that_only_waits_does_not_take_a_stop_out_of_the_fleets_hands() {
+    let device = Device::with(json!({"groups": ["lab"]}));
+    device.deploy(&manifest("web", sleeper()));
+    done(&device, "stop", json!({"do": "stop", "app": "web"}));
+    device.broker.publish("wherry/v1/g/lab/desired/web", manifest("web", sleeper()).to_string().as_bytes(), true);
+    device.reported("the device's own", |r| r["apps"]["web"]["state"] == "running");
+    eventually("held", || device.said("ack/web").iter().any(|a| a["state"] == "held").then_some(()));
+    done(&device, "start", json!({"do": "start", "app": "web"}));
+    device.running("web");
+}
+
+#[test]
 fn retry_is_another_attempt_at_the_same_version() {
     let mut device = Device::prepared(json!({}));
     let path = device.dir.join("import");

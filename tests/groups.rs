@@ -62,6 +62,70 @@ fn inherit_is_for_a_devices_own_topic() {
     device.refused(&to_group(&device, &json!({"wherry": 1, "app": "web", "seq": 2, "inherit": true})), "rejected", "bad_value");
 }
 
+#[test]
+fn inherit_without_anything_to_lift_is_no_burden() {
+    let device = member();
+    for n in 0..70 {
+        device.publish(&json!({"wherry": 1, "app": format!("app{n}"), "seq": 1, "inherit": true}));
+    }
+    let last = device.publish(&json!({"wherry": 1, "app": "web", "seq": 1, "remove": true}));
+    device.ack(&last, "removed");
+    assert_eq!(std::fs::read_dir(device.dir.join("data/manifests")).unwrap().count(), 0);
+    let group = to_group(&device, &numbered("web", 5, sleeper()));
+    device.ack(&group, "held");
+}
+
+#[test]
+fn what_was_lifted_is_not_gone_back_to() {
+    let device = member();
+    device.deploy(&numbered("web", 1, shell("exec sleep 1111")));
+    device.ack(&to_group(&device, &numbered("web", 1, shell("exec sleep 2222"))), "held");
+    device.ack(&device.publish(&json!({"wherry": 1, "app": "web", "seq": 2, "inherit": true})), "removed");
+    let command = |device: &Device| Some(std::fs::read_to_string(format!("/proc/{}/task/{0}/children", device.pid("web/main")?)).unwrap());
+    eventually("the group's", || (origin(&device).as_deref() == Some("group:lab") && command(&device).is_some()).then_some(()));
+    let pid = device.running("web");
+    let broken = device.publish(&numbered("web", 3, with(sleeper(), json!({"command": ["/bin/nothing"]}))));
+    let ack = device.refused(&broken, "failed", "exec");
+    assert!(ack["rolled_back_to"].is_null(), "{ack}");
+    eventually("the group's again", || (origin(&device).as_deref() == Some("group:lab")).then_some(()));
+    let again = device.running("web");
+    assert_ne!(again, pid);
+    let child = std::fs::read_to_string(format!("/proc/{again}/task/{again}/children")).unwrap();
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", child.trim())).unwrap();
+    assert!(line.contains("2222"), "{line:?}");
+}
+
+#[test]
+fn a_devices_first_version_that_fails_leaves_the_groups_where_it_was() {
+    let device = member();
+    device.ack(&to_group(&device, &numbered("web", 1, sleeper())), "running");
+    let broken = device.publish(&numbered("web", 1, with(sleeper(), json!({"command": ["/bin/nothing"]}))));
+    device.refused(&broken, "failed", "exec");
+    device.running("web");
+    assert_eq!(origin(&device).as_deref(), Some("group:lab"));
+}
+
+#[test]
+fn a_rollout_that_does_not_reach_the_device_does_not_stop_what_another_origin_runs() {
+    let device = member();
+    device.ack(&to_group(&device, &numbered("web", 1, sleeper())), "running");
+    let pid = device.running("web");
+    let held = device.publish(&staged(1, percent(&device, false), shell("exec sleep 4321")));
+    device.ack(&held, "held");
+    steadily(Duration::from_millis(500), "the group's", || harness::is_alive(pid) && origin(&device).as_deref() == Some("group:lab"));
+    device.ack(&device.publish(&staged(2, percent(&device, true), shell("exec sleep 4321"))), "running");
+    assert_eq!(origin(&device).as_deref(), Some("device"));
+}
+
+#[test]
+fn a_document_that_waits_undoes_nobodys_stop() {
+    let device = member();
+    device.ack(&to_group(&device, &staged(1, 100.0, sleeper())), "running");
+    device.ok(&["stop", "web"]);
+    device.ack(&to_group(&device, &staged(2, percent(&device, false), shell("exec sleep 4321"))), "held");
+    steadily(Duration::from_millis(500), "stopped", || device.pid("web/main").is_none());
+}
+
 /// A percentage that has the device, or that has it not, by two hundredths.
 fn percent(device: &Device, inside: bool) -> f64 {
     let place = place("web", &device.id.parse().unwrap());

@@ -4,7 +4,7 @@
 mod harness;
 
 use harness::server::{Server, begin};
-use harness::{Device, Signal, Value, json, manifest, sleeper, steadily, with};
+use harness::{Device, Signal, Value, json, manifest, numbered, sleeper, steadily, with};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -159,6 +159,31 @@ fn memory_that_is_promised_already_is_not_promised_again() {
     device.ack(&device.publish(&json!({"wherry": 1, "app": "two", "remove": true})), "removed");
     device.deploy(&manifest("one", with_memory(64)));
     device.deploy(&manifest("free", sleeper()));
+}
+
+#[test]
+fn a_version_that_failed_does_not_hide_what_runs_in_its_place() {
+    let device = device(&json!({"memory": "64M"}));
+    device.deploy(&manifest("one", with_memory(40)));
+    let broken = with(with_memory(1), json!({"command": ["/bin/nothing"]}));
+    device.refused(&device.publish(&manifest("one", broken)), "failed", "exec");
+    check_refused(&device, &manifest("two", with_memory(25)), "no_memory", &[("containers", "of which 40M are taken")]);
+}
+
+#[test]
+fn a_number_that_was_refused_for_want_of_room_stays_refused() {
+    let device = device(&json!({"memory": "64M"}));
+    device.deploy(&numbered("one", 1, with_memory(40)));
+    let sha = device.publish(&numbered("two", 1, with_memory(30)));
+    device.refused(&sha, "rejected", "no_memory");
+    device.ack(&device.publish(&json!({"wherry": 1, "app": "one", "seq": 2, "remove": true})), "removed");
+    let before = device.acks(&sha).len();
+    harness::kill(device.agent(), Signal::SIGKILL);
+    harness::eventually("the broker repeats it", || (device.acks(&sha).len() > before).then_some(()));
+    steadily(Duration::from_millis(500), "refused", || {
+        device.acks(&sha).iter().all(|a| a["state"] == "rejected" || a["state"] == "received")
+    });
+    device.deploy(&numbered("two", 2, with_memory(30)));
 }
 
 #[test]

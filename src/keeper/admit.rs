@@ -4,16 +4,19 @@
 use crate::config::policy::{self as file, MAX_POLICY, Policy};
 use crate::container::fail;
 use crate::device;
+use crate::image::Digest;
 use crate::ipc::{Origin, Refusal};
 use crate::keeper::Keeper;
 use crate::keeper::admission::{self, Device};
 use crate::keeper::deploy::{MAX_REFUSALS, refusals};
+use crate::keeper::desired::Entry;
 use crate::keeper::policy;
 use crate::manifest::{self, Body, Content, Manifest, Name};
 use crate::protocol::Reason;
 use crate::secrets;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -42,6 +45,31 @@ fn read_policy(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it must be root's, and nobody else may write it (chown root, chmod 644)"));
     }
     crate::sys::fd::read_to_end(File::from(opened), MAX_POLICY)
+}
+
+/// Numbered documents that the device had no room for or did not allow: a number has one end, so one that the broker repeats is refused again, even if
+/// there were room now. In memory: the next keeper, which may have another policy, looks anew.
+#[derive(Debug, Default)]
+pub struct Refused(VecDeque<(Origin, Name, u64, Digest, Vec<Refusal>)>);
+
+impl Refused {
+    /// Most that are remembered; for an app only the last.
+    const MAX: usize = 64;
+
+    /// Why this document was refused.
+    pub fn find(&self, origin: &Origin, m: &Manifest, sha256: Digest) -> Option<Vec<Refusal>> {
+        let known = self.0.iter().find(|(o, app, seq, sha, _)| (o, app, Some(*seq), *sha) == (origin, &m.app, m.seq, sha256));
+        known.map(|(.., refusals)| refusals.clone())
+    }
+
+    /// Keeps a refusal that is about what the device allows and has.
+    pub fn remember(&mut self, origin: &Origin, m: &Manifest, sha256: Digest, refusals: &[Refusal]) {
+        let about_room = |r: &Refusal| matches!(r.reason, Reason::Policy | Reason::NoMemory | Reason::NoSpace | Reason::NoFeature);
+        let Some(seq) = m.seq.filter(|_| refusals.iter().all(about_room)) else { return };
+        self.0.retain(|(o, app, ..)| (o, app) != (origin, &m.app));
+        self.0.truncate(Self::MAX - 1);
+        self.0.push_front((origin.clone(), m.app.clone(), seq, sha256, refusals.to_vec()));
+    }
 }
 
 impl Keeper {
@@ -86,10 +114,13 @@ impl Keeper {
         let mut others: Vec<&Name> = self.desired.entries.iter().map(|e| &e.app).filter(|other| *other != app).collect();
         others.sort();
         others.dedup();
-        let newest = |name: &&Name| self.winner(name);
-        let wanted = others.iter().filter_map(newest).filter_map(|e| if e.newest.removal { None } else { Some(&e.newest.sha256) });
-        let manifests = wanted.filter_map(|sha256| manifest::parse(&self.store.manifest(sha256).ok()?).ok());
-        manifests.map(|m| admission::limits(&m)).fold(0, u64::saturating_add)
+        others.iter().filter_map(|name| self.winner(name)).map(|e| self.memory_of(e)).fold(0, u64::saturating_add)
+    }
+
+    /// The larger of what its newest version wants and what runs meanwhile, or instead.
+    fn memory_of(&self, entry: &Entry) -> u64 {
+        let versions = std::iter::once(&entry.newest).chain(&entry.kept).filter(|v| !v.removal);
+        versions.filter_map(|v| self.document(v)).map(|m| admission::limits(&m)).max().unwrap_or(0)
     }
 }
 

@@ -161,10 +161,12 @@ impl Keeper {
 
     /// Another attempt at a version that failed; its answers count it.
     fn retry(&mut self, app: &Name) -> Result<(), Failure> {
-        let entry = self.of_the_fleet(app)?;
-        if entry.state != State::Failed {
-            return Err(failure(Reason::BadValue, format!("{app} has not failed, it is {}", entry.state)));
-        }
+        let state = self.of_the_fleet(app)?.state;
+        // Not only the one in force: another origin's version runs where the first one of this failed.
+        let Some(entry) = self.desired.entries.iter().find(|e| e.app == *app && e.origin != Origin::Local && e.state == State::Failed)
+        else {
+            return Err(failure(Reason::BadValue, format!("{app} has not failed, it is {state}")));
+        };
         let (origin, newest, kept) = (entry.origin.clone(), entry.newest.clone(), entry.kept.clone());
         self.arm_guard(app, &newest, kept.as_ref());
         let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && e.origin == origin) else { return Ok(()) };

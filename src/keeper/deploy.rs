@@ -112,9 +112,10 @@ impl Keeper {
         let sha256 = Digest::of(payload);
         let (app, seq, verdict) = match manifest::parse(payload) {
             Ok(m) => {
-                let vouched = self.vouch(origin, &m, signers);
-                let known = vouched.and_then(|()| self.judge(origin, topic, &m, sha256).map_err(|f| vec![f.into()]));
-                let verdict = known.and_then(|new| if new { self.admit(origin, payload).map(Some) } else { Ok(None) });
+                let verdict = self.verdict(origin, topic, payload, &m, signers);
+                if let Err(refusals) = &verdict {
+                    self.refused.remember(origin, &m, sha256, refusals);
+                }
                 (topic.cloned().unwrap_or_else(|| m.app.clone()), m.seq, verdict)
             }
             Err(faults) => match topic {
@@ -138,9 +139,34 @@ impl Keeper {
             Ok((state, why)) => {
                 self.emit(origin, ack(state, why.into_iter().collect()));
                 self.elect(&app);
+                // What is replaced without a deployment is nobody's any more.
+                if state != State::Accepted {
+                    self.collect();
+                }
             }
         }
         Ok(())
+    }
+
+    /// The document to accept; `None` if it is the one we have, whatever has become of the key that signed it.
+    fn verdict(
+        &self,
+        origin: &Origin,
+        topic: Option<&Name>,
+        payload: &[u8],
+        m: &Manifest,
+        signers: Option<&[Grant]>,
+    ) -> Result<Option<Manifest>, Vec<Refusal>> {
+        let judged = self.judge(origin, topic, m, Digest::of(payload));
+        if judged == Ok(false) {
+            return Ok(None);
+        }
+        self.vouch(origin, m, signers)?;
+        judged.map_err(|f| vec![f.into()])?;
+        match self.refused.find(origin, m, Digest::of(payload)) {
+            Some(refusals) => Err(refusals),
+            None => self.admit(origin, payload).map(Some),
+        }
     }
 
     /// Whether it is new; otherwise it is a repeat of what we have.
@@ -192,30 +218,39 @@ impl Keeper {
 
     /// Puts a document on record, before anything is done for it. Its first state, and why it is held.
     fn accept(&mut self, origin: &Origin, m: &Manifest, payload: &[u8]) -> Result<(State, Option<Refusal>), Failure> {
+        let position = self.desired.entries.iter().position(|e| e.origin == *origin && e.app == m.app);
+        if m.body == Body::Inherit && position.is_none() {
+            // Nothing was said that could be lifted, and nothing needs to be remembered.
+            return Ok((State::Removed, None));
+        }
         let removal = !matches!(m.body, Body::Run(_));
-        let purpose = if removal { Purpose::Remove } else { Purpose::Deploy };
+        let purpose = if matches!(m.body, Body::Remove { .. }) { Purpose::Remove } else { Purpose::Deploy };
         let sha256 = self.store.put_manifest(payload, purpose).map_err(|e| self.unwritten("cannot store the document", e))?;
         let newest = Version { seq: m.seq, sha256, removal, attempt: 1, images: Vec::new() };
         let before = self.desired.clone();
         let superseded = self.supersede(&m.app, origin);
-        let position = self.desired.entries.iter().position(|e| e.origin == *origin && e.app == m.app);
+        let was_in_force = self.winner(&m.app).is_some_and(|e| e.origin == *origin);
         let old = position.map(|i| self.desired.entries.remove(i));
-        let kept = old.as_ref().and_then(|e| e.in_force().cloned());
+        // What was lifted is not gone back to.
+        let kept = old.as_ref().filter(|_| m.body != Body::Inherit).and_then(|e| e.in_force().cloned());
         let refusal = self.is_outside(m, kept.as_ref());
         let state = match (&m.body, &refusal) {
             (Body::Inherit, _) => State::Removed,
             (_, Some(_)) => State::Held,
             _ => State::Accepted,
         };
-        self.desired.beside.accepted(m, origin);
+        self.desired.beside.accepted(m, origin, was_in_force && state != State::Held);
         if *origin != Origin::Local && self.needs_guard(m, kept.as_ref()) {
             self.desired.beside.guarded.push(m.app.clone());
         }
         let mark = m.seq.max(old.as_ref().and_then(|e| e.mark));
         let first = (state, refusal.clone());
-        let (origin_, app, held) = (origin.clone(), m.app.clone(), Vec::new());
+        // What a person stopped stays so while the version that runs here stays.
+        let held = old.filter(|_| state == State::Held).map(|e| e.held).unwrap_or_default();
+        let (origin_, app) = (origin.clone(), m.app.clone());
         self.desired.entries.push(Entry { origin: origin_, app, mark, newest, state, refusal, kept, held });
         let forgotten = desired::forget_oldest(&mut self.desired.entries);
+        self.desired.beside.tidy(&self.desired.entries);
         if self.wants_signatures() {
             desired::remember(&mut self.desired.signed.forgotten, &forgotten);
         }
@@ -234,11 +269,11 @@ impl Keeper {
     fn is_outside(&self, m: &Manifest, runs: Option<&Version>) -> Option<Refusal> {
         let why = rollout::outside(m, &self.device)?;
         let same = runs.is_some_and(|v| self.document(v).is_some_and(|running| rollout::is_same(&running, m)));
-        (!same).then(|| failure(Reason::Policy, why).into())
+        (!same).then(|| Refusal { path: desired::ROLLOUT.to_owned(), ..failure(Reason::Policy, why).into() })
     }
 
     /// The document of a version, as it was published.
-    fn document(&self, version: &Version) -> Option<Manifest> {
+    pub fn document(&self, version: &Version) -> Option<Manifest> {
         manifest::parse(&self.store.manifest(&version.sha256).ok()?).ok()
     }
 
@@ -295,7 +330,9 @@ impl Keeper {
             Some(e) if e.newest.removal && e.state == State::Removed => None,
             Some(e) if e.newest.removal => Some(Work::new(e.origin, e.newest, Aim::Remove)),
             Some(e) if e.state == State::Running => Some(Work::new(e.origin, e.newest, Aim::Restore)),
-            Some(e) if e.state == State::Failed || self.stays_held(&e) => e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore)),
+            Some(e) if e.state == State::Failed || desired::awaits_rollout(&e) => {
+                e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore))
+            }
             Some(e) => {
                 let guard = self.desired.beside.guarded.contains(name).then_some(None);
                 Some(Work { guard, ..Work::new(e.origin, e.newest, Aim::Deploy) })
@@ -311,17 +348,13 @@ impl Keeper {
         self.settle(name);
     }
 
-    /// It waits for a larger part of the devices, not for another origin's document to go.
-    fn stays_held(&self, entry: &Entry) -> bool {
-        entry.state == State::Held && self.document(&entry.newest).is_some_and(|m| self.is_outside(&m, entry.kept.as_ref()).is_some())
-    }
-
     /// A document that loses to another origin's is stored and waits.
     fn shadow_losers(&mut self, name: &Name, winner: Option<&Entry>) {
         let Some(winner) = winner else { return };
         let mut acks = Vec::new();
         for e in self.desired.entries.iter_mut().filter(|e| e.app == *name && e.origin != winner.origin && in_work(e.state)) {
             e.state = if e.newest.removal { State::Removed } else { State::Held };
+            e.kept = e.kept.take().filter(|_| !e.newest.removal);
             e.refusal = (e.state == State::Held).then(|| failure(Reason::Policy, SHADOWED).into());
             acks.push((e.origin.clone(), entry_ack(e)));
         }
@@ -646,8 +679,9 @@ impl Keeper {
     /// There is a version to go back to.
     fn has_kept(&self, name: &Name) -> bool {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return false };
-        let entry = self.desired.entries.iter().find(|e| e.app == *name && e.origin == work.origin);
-        entry.is_some_and(|e| e.kept.as_ref().is_some_and(|k| !k.removal))
+        let (own, others): (Vec<&Entry>, Vec<&Entry>) =
+            self.desired.entries.iter().filter(|e| e.app == *name).partition(|e| e.origin == work.origin);
+        own.iter().any(|e| e.kept.as_ref().is_some_and(|k| !k.removal)) || others.iter().any(|e| e.in_force().is_some())
     }
 
     fn commit(&mut self, name: &Name) {
@@ -685,7 +719,12 @@ impl Keeper {
                 let app = self.app_entry(name);
                 app.work = Some(Work::new(work.origin.clone(), version, Aim::Restore));
             }
-            None => self.reconcile(name, Vec::new(), None),
+            // Another origin's version may run instead, or nothing.
+            None => {
+                self.conclude(name, &work, State::Failed, Some(f));
+                self.elect(name);
+                return self.collect();
+            }
         }
         self.conclude(name, &work, State::Failed, Some(f));
         self.settle(name);

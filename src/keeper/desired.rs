@@ -149,14 +149,21 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// A new document of an app was accepted: what a command did to the one before counts no more.
-    pub fn accepted(&mut self, m: &Manifest, origin: &Origin) {
-        self.stopped.retain(|(app, _)| *app != m.app);
+    /// A new document of an app was accepted. What a command did to the one before counts no more, if that `ends` here.
+    pub fn accepted(&mut self, m: &Manifest, origin: &Origin, ends: bool) {
+        self.stopped.retain(|(app, _)| *app != m.app || !ends);
         self.guarded.retain(|app| *app != m.app);
         if *origin == Origin::Device {
             self.lifted.retain(|app| *app != m.app);
             self.lifted.extend((m.body == Body::Inherit).then(|| m.app.clone()));
         }
+    }
+
+    /// Forgets what is about apps that are forgotten themselves.
+    pub fn tidy(&mut self, entries: &[Entry]) {
+        self.lifted.retain(|app| entries.iter().any(|e| e.app == *app && e.origin == Origin::Device));
+        self.stopped.retain(|(app, _)| entries.iter().any(|e| e.app == *app));
+        self.guarded.retain(|app| entries.iter().any(|e| e.app == *app));
     }
 }
 
@@ -171,7 +178,8 @@ pub fn leave_groups(entries: &mut Vec<Entry>, marks: &mut Vec<(Origin, u64)>, gr
 }
 
 /// Which entry of an app is in force: the command line's, else the device's, else that of the first group of which this device is a member.
-/// A device tombstone means "not here", also against a group, unless it was lifted.
+/// A device tombstone means "not here", also against a group, unless it was lifted. What has nothing to run (its first version failed, or is not for
+/// this device yet) lets the next one run what it has.
 pub fn winner<'a>(entries: &'a [Entry], lifted: &[Name], app: &Name, groups: &[Id]) -> Option<&'a Entry> {
     let rank = |e: &Entry| match &e.origin {
         Origin::Local => Some(0),
@@ -180,7 +188,21 @@ pub fn winner<'a>(entries: &'a [Entry], lifted: &[Name], app: &Name, groups: &[I
     };
     let says_not_here = |e: &Entry| e.origin == Origin::Device && !lifted.contains(app);
     let present = |e: &&Entry| e.app == *app && (!is_gone(e) || says_not_here(e));
-    entries.iter().filter(present).filter_map(|e| rank(e).map(|r| (r, e))).min_by_key(|(r, _)| *r).map(|(_, e)| e)
+    let ranked = entries.iter().filter(present).filter_map(|e| rank(e).map(|r| (is_empty_handed(e), r, e)));
+    ranked.min_by_key(|(empty, r, _)| (*empty, *r)).map(|(_, _, e)| e)
+}
+
+/// Its newest version does not run here, and no older one of it does.
+fn is_empty_handed(entry: &Entry) -> bool {
+    (entry.state == State::Failed || awaits_rollout(entry)) && entry.in_force().is_none()
+}
+
+/// Where a refusal points that holds a document for its rollout.
+pub const ROLLOUT: &str = "rollout";
+
+/// It waits for a larger part of the devices, not for another origin's document to go.
+pub fn awaits_rollout(entry: &Entry) -> bool {
+    entry.state == State::Held && entry.refusal.as_ref().is_some_and(|r| r.path == ROLLOUT)
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ mod wire;
 pub use start::main;
 
 use crate::ipc::{FromAgent, Happening, LinkState, Origin, What};
+use crate::keeper::admit::Refused;
 use crate::keeper::children::Agent;
 use crate::keeper::clients::{Client, Orphan};
 use crate::keeper::commands::Obeyed;
@@ -110,6 +111,8 @@ pub struct Keeper {
     link_since: Option<Duration>,
     /// Statistics come more often until then.
     watched_until: Duration,
+    /// Documents that the device had no room for.
+    refused: Refused,
     /// What the running session of the link has asked.
     obeyed: Obeyed,
     report_due: Option<Duration>,

@@ -219,6 +219,7 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         stats_due: Duration::ZERO,
         link_since: None,
         watched_until: Duration::ZERO,
+        refused: admit::Refused::default(),
         obeyed: Obeyed::default(),
         report_due: None,
         upgrade: false,
