@@ -189,6 +189,9 @@ fn answers_that_nobody_takes_are_not_heaped_up() {
     for n in 0..200 {
         eventually("keeper takes it", || taken.command(&format!("d{n}"), diag.as_bytes()).then_some(()));
     }
+    // Messages are taken in their order: once this one is, all are.
+    taken.online(conn(&device));
+    eventually("keeper has taken all", || (device.json(&["status"])["link"]["broker"] == "").then_some(()));
     harness::kill(agent, Signal::SIGCONT);
     let last = answer(&device, "d199").0;
     assert!(last["reason"] == "policy" && last["message"].as_str().unwrap().contains("wait to be sent"), "{last}");
