@@ -1,9 +1,14 @@
 //! Commands over a real broker: each is for one session, does what it says once, and is answered.
 
+#[path = "commands/taken.rs"]
+mod taken;
+
 mod harness;
 
 use harness::{Device, Signal, Value, eventually, is_alive, json, manifest, numbered, shell, sleeper, steadily, with};
+use std::process::Command;
 use std::time::Duration;
+use taken::Taken;
 
 /// The session of the newest presence.
 fn session(device: &Device) -> String {
@@ -48,6 +53,7 @@ fn what_is_not_for_this_session_does_nothing_and_is_told_why() {
         ("mine", json!({"do": "stop", "app": "local"}), "policy", "local command line"),
         ("well", json!({"do": "retry", "app": "web"}), "bad_value", "it is running"),
         ("stream", json!({"do": "logs", "app": "web"}), "unsupported", "streams"),
+        ("another", json!({"id": "other", "do": "stop", "app": "web"}), "wrong_target", "on the topic of another"),
         ("word", json!({"do": "reboot"}), "malformed", "reboot"),
     ] {
         let told = ask(&device, id, command);
@@ -55,6 +61,7 @@ fn what_is_not_for_this_session_does_nothing_and_is_told_why() {
         assert!(told["message"].as_str().unwrap().contains(part), "{told}");
     }
     assert_eq!((device.running("web"), device.running("local")), pids);
+    done(&device, "own", json!({"id": "own", "do": "prune"}));
 }
 
 #[test]
@@ -85,6 +92,111 @@ fn a_command_of_before_the_agent_ended_counts_no_more() {
     eventually("another connection", || (device.said("presence").len() > conn && session(&device) != old).then_some(()));
     assert_eq!(ask(&device, "old", json!({"session": old, "do": "stop", "app": "web"}))["reason"], "stale_session");
     assert_eq!(device.running("web"), pid);
+}
+
+/// A restart that was carried out, and the process since then.
+fn restarted(device: &Device) -> (String, i32) {
+    let (command, first) = (json!({"wherry": 1, "session": session(device), "do": "restart", "app": "web"}), device.running("web"));
+    done(device, "one", command.clone());
+    (command.to_string(), eventually("another process", || device.pid("web/main").filter(|pid| *pid != first)))
+}
+
+/// The conn of the newest presence.
+fn conn(device: &Device) -> u64 {
+    device.said("presence").pop().unwrap()["conn"].as_u64().unwrap()
+}
+
+#[test]
+fn an_agent_that_takes_its_connection_back_is_ended_and_its_commands_count_no_more() {
+    let device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let (command, pid) = restarted(&device);
+    for (first, second) in [(1, 0), (u64::MAX / 2, 0)] {
+        let (agent, now) = (device.agent(), conn(&device));
+        let taken = Taken::over(agent);
+        taken.online(now.saturating_add(first));
+        taken.online(now + second);
+        taken.command("one", command.as_bytes());
+        eventually("that agent is ended", || (!is_alive(agent)).then_some(()));
+        steadily(Duration::from_millis(300), "the process", || is_alive(pid));
+        eventually("another is online", || (conn(&device) > now).then_some(()));
+        device.online();
+    }
+    // What came meanwhile changed nothing: its count goes on.
+    assert!(conn(&device) < 100);
+    done(&device, "two", json!({"do": "prune"}));
+}
+
+#[test]
+fn a_session_of_the_keeper_before_does_not_come_back() {
+    let mut device = Device::new();
+    device.deploy(&manifest("web", sleeper()));
+    let (command, pid) = restarted(&device);
+    let now = conn(&device);
+    device.end(Signal::SIGKILL);
+    device.broker.down();
+    device.start();
+    eventually("the agent tries to connect", || device.json(&["status"])["link"]["error"].is_string().then_some(()));
+    let taken = Taken::over(device.agent());
+    taken.online(now);
+    assert!(taken.command("one", command.as_bytes()));
+    steadily(Duration::from_millis(500), "the process", || is_alive(pid));
+}
+
+#[test]
+fn no_command_counts_until_the_start_is_on_record() {
+    let mut device = Device::prepared(json!({}));
+    let data = device.dir.join("data");
+    std::fs::create_dir(&data).unwrap();
+    let mount = |args: &[&str]| assert!(Command::new("mount").args(args).arg(&data).status().unwrap().success());
+    mount(&["-t", "tmpfs", "data"]);
+    device.broker.up();
+    device.start();
+    device.online();
+    device.end(Signal::SIGINT);
+    mount(&["-o", "remount,ro"]);
+    device.start();
+    device.online();
+    let boot = || device.said("presence").pop().unwrap()["boot"].clone();
+    eventually("the second start", || (boot() == 2).then_some(()));
+    for id in ["one", "two"] {
+        let told = ask(&device, id, json!({"do": "watch"}));
+        assert!(told["reason"] == "stale_session" && told["message"].as_str().unwrap().contains("could not be recorded"), "{told}");
+    }
+    // Also not with the keeper that comes after, which goes on with the number.
+    device.end(Signal::SIGKILL);
+    let before = device.said("presence").len();
+    device.start();
+    eventually("its session", || (device.said("presence").len() > before).then_some(()));
+    device.online();
+    assert_eq!(ask(&device, "three", json!({"do": "watch"}))["reason"], "stale_session");
+    mount(&["-o", "remount,rw"]);
+    eventually("it is on record", || device.json(&["status"])["unsaved"].is_null().then_some(()));
+    done(&device, "four", json!({"do": "watch"}));
+    device.end(Signal::SIGINT);
+    device.start();
+    eventually("the third start", || (device.said("presence").pop().unwrap()["boot"] == 3).then_some(()));
+    device.end(Signal::SIGINT);
+    assert!(Command::new("umount").arg("-l").arg(&data).status().unwrap().success());
+}
+
+#[test]
+fn answers_that_nobody_takes_are_not_heaped_up() {
+    let device = Device::new();
+    let (agent, session) = (device.agent(), session(&device));
+    let diag = json!({"wherry": 1, "session": session, "do": "diag"}).to_string();
+    let taken = Taken::over(agent);
+    for n in 0..200 {
+        eventually("keeper takes it", || taken.command(&format!("d{n}"), diag.as_bytes()).then_some(()));
+    }
+    // Messages are taken in their order: once this one is, all are.
+    taken.online(conn(&device));
+    eventually("keeper has taken all", || (device.json(&["status"])["link"]["broker"] == "").then_some(()));
+    harness::kill(agent, Signal::SIGCONT);
+    let last = answer(&device, "d199").0;
+    assert!(last["reason"] == "policy" && last["message"].as_str().unwrap().contains("wait to be sent"), "{last}");
+    assert_eq!(device.agent(), agent, "it was not ended for what it could not take");
+    assert_eq!(ask(&device, "later", json!({"do": "diag"}))["type"], "end");
 }
 
 #[test]
@@ -147,7 +259,7 @@ fn retry_is_another_attempt_at_the_same_version() {
     eventually("the second attempt fails too", || second("failed"));
     // What was missing comes later: the same document is good then.
     let layout = harness::image::dir().join("layout");
-    assert!(std::process::Command::new("cp").arg("-rT").args([&layout, &path]).status().unwrap().success());
+    assert!(Command::new("cp").arg("-rT").args([&layout, &path]).status().unwrap().success());
     done(&device, "two", json!({"do": "retry", "app": "web"}));
     eventually("the third runs", || device.acks(&sha).into_iter().find(|a| a["attempt"] == 3 && a["state"] == "running"));
 }

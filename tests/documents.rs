@@ -67,6 +67,14 @@ fn the_documents_in_readme_are_good() {
 }
 
 #[test]
+fn the_command_to_sign_in_readme_is_one() {
+    let readme = read("README.md");
+    let line = readme.lines().find(|line| line.starts_with(r#"{"wherry": 1, "id""#)).unwrap();
+    let command = wherry::protocol::parse_command(line.as_bytes()).unwrap();
+    assert!(command.id.is_some() && command.target.is_some(), "{command:?}");
+}
+
+#[test]
 fn settings_and_policy_in_readme_are_the_programs_own_examples() {
     let of_kind = |wanted: &str| blocks(&read("README.md"), "json").into_iter().find(|block| kind(block).as_deref() == Ok(wanted)).unwrap();
     assert_eq!(of_kind("settings").trim_end(), wherry::config::example().trim_end());

@@ -541,12 +541,16 @@ fn diff_tells_what_apply_would_change() {
 #[test]
 fn retry_asks_the_session_of_the_device_and_shows_its_answer() {
     let mut f = Fleet::new();
-    f.fails(&["retry", "-d", &f.one.id, "web"], 65, &format!("cannot retry web on {}: it refused (unsupported): ", f.one.id));
-    let sent = eventually("the command is seen", || f.one.broker.messages().into_iter().find(|m| m.topic.contains("/in/cmd/"))).payload;
+    f.fails(
+        &["retry", "-d", &f.one.id, "web"],
+        65,
+        &format!("cannot retry web on {}: it refused (bad_value): there is no app web", f.one.id),
+    );
+    let sent = eventually("the command is seen", || f.one.broker.messages().into_iter().find(|m| m.topic.contains("/in/cmd/")));
     let presence = f.one.said("presence").pop().unwrap();
     assert_eq!(
-        sent,
-        json!({"wherry": 1, "session": format!("{}.{}", presence["boot"], presence["conn"]), "do": "retry", "app": "web",
+        sent.payload,
+        json!({"wherry": 1, "id": sent.topic.rsplit('/').next(), "session": format!("{}.{}", presence["boot"], presence["conn"]), "do": "retry", "app": "web",
         "target": {"fleet": "wherry", "device": f.one.id}})
     );
     f.fails(&["retry", "web"], 64, "a command is for one device");

@@ -6,12 +6,13 @@ mod harness;
 #[path = "trust/signer.rs"]
 mod signer;
 
-use harness::{Device, Signal, Value, eventually, image, json, layout, manifest, shell, sleeper, with};
+use harness::{Device, Signal, Value, eventually, image, is_alive, json, layout, manifest, shell, sleeper, steadily, with};
 use signer::{Signer, Tool, sealed, to_sign};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use wherry::image::Digest;
 use wherry::trust::base64;
 
@@ -521,25 +522,27 @@ fn a_command_is_taken_from_a_key_that_may_and_for_this_device_alone() {
     let stand = Stand::new();
     let web = stand.signer("web");
     stand.accepted(&stand.keyset(1, &[grant(&web, json!({"types": ["cmd"], "apps": ["web"]}))]), &[&stand.team]);
-    let command = |app: &str, rest: Value| with(json!({"wherry": 1, "session": "1.1", "do": "stop", "app": app}), rest).to_string();
+    let bare = |app: &str, rest: Value| with(json!({"wherry": 1, "session": "1.1", "do": "stop", "app": app}), rest).to_string();
+    let command = |id: &str, app: &str, rest: Value| bare(app, with(json!({"id": id}), rest));
     let here = || json!({"target": stand.target()});
     let elsewhere = json!({"target": {"fleet": "wherry", "device": "other"}});
-    let all = json!({"wherry": 1, "session": "1.1", "do": "diag", "target": stand.target()}).to_string();
+    let all = json!({"wherry": 1, "id": "c6", "session": "1.1", "do": "diag", "target": stand.target()}).to_string();
     let by = |text: &str, signer: &Signer| sealed("cmd", text.as_bytes(), &[signer]).to_string();
-    let old = command("web", with(here(), json!({"session": "1.9"})));
+    let old = command("c2", "web", with(here(), json!({"session": "1.9"})));
     for (n, (message, reason)) in [
         // That there is no such app is the answer to a command that was let in.
-        (by(&command("web", here()), &stand.team), "bad_value"),
-        (by(&command("web", here()), &web), "bad_value"),
+        (by(&command("c0", "web", here()), &stand.team), "bad_value"),
+        (by(&command("c1", "web", here()), &web), "bad_value"),
         (by(&old, &stand.team), "stale_session"),
-        (command("web", here()), "unsigned"),
-        (by(&command("web", here()), &stand.signer("stranger")), "unknown_key"),
-        (by(&command("other", here()), &web), "out_of_scope"),
+        (command("c3", "web", here()), "unsigned"),
+        (by(&command("c4", "web", here()), &stand.signer("stranger")), "unknown_key"),
+        (by(&command("c5", "other", here()), &web), "out_of_scope"),
         (by(&all, &web), "out_of_scope"),
-        (by(&command("web", elsewhere), &stand.team), "wrong_target"),
-        (by(&command("web", json!({})), &stand.team), "wrong_target"),
+        (by(&command("c7", "web", elsewhere), &stand.team), "wrong_target"),
+        (by(&command("c8", "web", json!({})), &stand.team), "wrong_target"),
         (stand.signed(&stand.document("web", 1), &[&stand.team]).to_string(), "wrong_target"),
         (by("{", &stand.team), "malformed"),
+        (by(&bare("web", here()), &stand.team), "wrong_target"),
     ]
     .into_iter()
     .enumerate()
@@ -548,6 +551,27 @@ fn a_command_is_taken_from_a_key_that_may_and_for_this_device_alone() {
         let answer = eventually("an answer", || stand.device.said(&format!("res/c{n}")).pop());
         assert_eq!(answer["reason"], reason, "{message}: {answer}");
     }
+}
+
+#[test]
+fn a_signed_command_is_carried_out_once_whatever_topics_repeat_it() {
+    let stand = Stand::new();
+    let first = stand.runs(&stand.document("web", 1), &[&stand.team]);
+    let command = json!({"wherry": 1, "id": "a1", "session": "1.1", "do": "restart", "app": "web", "target": stand.target()}).to_string();
+    let envelope = sealed("cmd", command.as_bytes(), &[&stand.team]).to_string();
+    let ask = |id: &str| {
+        let before = stand.device.said(&format!("res/{id}")).len();
+        stand.device.broker.publish(&stand.device.topic(&format!("in/cmd/{id}")), envelope.as_bytes(), false);
+        eventually("an answer", || stand.device.said(&format!("res/{id}")).into_iter().nth(before))
+    };
+    assert_eq!(ask("a1")["type"], "end");
+    let second = eventually("another process", || stand.device.pid("web/main").filter(|pid| *pid != first));
+    for id in ["a2", "a3"] {
+        let told = ask(id);
+        assert!(told["reason"] == "wrong_target" && told["message"].as_str().unwrap().contains("the command is a1"), "{told}");
+    }
+    assert_eq!(ask("a1")["type"], "end");
+    steadily(Duration::from_millis(500), "the second process", || is_alive(second));
 }
 
 // ---- key files ----

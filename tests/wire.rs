@@ -164,8 +164,12 @@ fn statistics_with_pressure_and_missing_figures_are_written_as_the_contract_says
 fn a_command_is_read_and_its_answers_are_written_as_the_contract_says() {
     let command = parse_command(golden("command").as_bytes()).unwrap();
     let (app, container) = ("web".parse().ok(), "nginx".parse().ok());
-    assert_eq!(command, Command { session: (12, 3), verb: Verb::Restart, app, container, target: None });
+    assert_eq!(command, Command { id: None, session: (12, 3), verb: Verb::Restart, app, container, target: None });
     assert_eq!(command.encode(), golden("command").trim_end().as_bytes());
+    let signed = parse_command(golden("command_signed").as_bytes()).unwrap();
+    let (id, app) = ("7f3".parse().ok(), "web".parse().ok());
+    assert_eq!(signed, Command { id, session: (12, 3), verb: Verb::Retry, app, container: None, target: Some(target()) });
+    assert_eq!(signed.encode(), golden("command_signed").trim_end().as_bytes());
     assert_eq!(check::<Answer>("answer_data"), Answer::data(0, "line\n".into()));
     assert_eq!(check::<Answer>("answer_end"), Answer::end(1));
     let message = "the command is for session 12.3, this is 12.4".to_owned();

@@ -30,7 +30,7 @@ pub enum Worth {
     Step,
     /// Answers to commands.
     Answer,
-    /// Terminal states.
+    /// Terminal states, and `held`, which stays for as long.
     Terminal,
     /// `reported` and `get`: at most one of each waits, and it never gives way.
     Latest,
@@ -47,13 +47,13 @@ pub fn worth(publication: &Publication) -> Worth {
     }
 }
 
-/// True for an ack whose state others follow.
+/// True for an ack whose state others follow soon. Of a document that is held, its ack may be the only news for years.
 fn is_step(ack: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Ack {
         state: State,
     }
-    serde_json::from_slice(ack).is_ok_and(|ack: Ack| !ack.state.is_terminal())
+    serde_json::from_slice(ack).is_ok_and(|ack: Ack| !ack.state.is_terminal() && ack.state != State::Held)
 }
 
 /// Why a message was not taken.
@@ -429,6 +429,7 @@ mod tests {
             (&br#"{"wherry":1,"state":"fetching","boot":1}"#[..], Worth::Step),
             (br#"{"wherry":1,"state":"running"}"#, Worth::Terminal),
             (br#"{"state":"failed","reason":"exec"}"#, Worth::Terminal),
+            (br#"{"state":"held","reason":"policy"}"#, Worth::Terminal),
             (br#"{"state":"sailing"}"#, Worth::Terminal),
             (b"", Worth::Terminal),
         ];

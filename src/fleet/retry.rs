@@ -43,7 +43,8 @@ pub fn retry(call: &Call) -> Result<u8, Error> {
         let Some(now) = session.fleet.devices.get(&device).and_then(|d| d.session()) else {
             return Err(Error::new(Code::Unavailable, format!("{what}: it is not online")));
         };
-        let payload = Command { session: now, verb: Verb::Retry, app: Some(app), container: None, target: Some(target) }.encode();
+        let (id, verb, target) = (command.parse().ok(), Verb::Retry, Some(target));
+        let payload = Command { id, session: now, verb, app: Some(app), container: None, target }.encode();
         let payload = seal(Kind::Cmd, &payload, &keys)?;
         session.link.publish(topics::command(&settings.root, &device, &command), payload, false);
         session.link.flush().await?;

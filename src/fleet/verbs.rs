@@ -146,8 +146,8 @@ and seq and target do not count. The exit code is 0 if nothing differs, and 1 if
         synopsis: "-d ID APP",
         line: "let a device try again what failed",
         text: "\
-Sends the command `retry` for the session that the device is in, and shows its answer. Devices of this release answer that
-they take no commands yet; applying the file again, with its new number, does the same.",
+Sends the command `retry` for the session that the device is in, and shows its answer: whether another attempt is begun.
+What comes of it shows in `wherryctl watch`. Applying the file again, with its new number, does the same.",
         options: &[DEVICE, KEY, value(None, "timeout", "TIME", "how long the device may take (default: 30s)")],
         examples: &[("wherryctl retry -d router-17 web", "try it again")],
         min: 1,

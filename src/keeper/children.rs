@@ -19,8 +19,12 @@ use std::time::Duration;
 
 /// The certificates that the system trusts (Debian, OpenWrt's ca-bundle, Yocto).
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// Frames that may wait for the agent. An agent that takes none for so long is hung: it is ended and started anew.
-const AGENT_QUEUE: usize = 256;
+/// Frames that may wait for the agent, and their bytes. An agent that takes none for so long is hung: it is ended and started anew.
+const AGENT_QUEUE: (usize, usize) = (256, 1024 * 1024);
+/// With more than this, it is asked to take no long answers: the longest one, some 400 KiB, still fits behind it.
+const AGENT_BEHIND: (usize, usize) = (128, 256 * 1024);
+/// Connections of which one report may be the first: reports are lost where the agent is in a hurry, but not so many.
+const MAX_STEP: u64 = 1024;
 /// First delay before the agent is started again; doubles up to [`AGENT_MAX_DELAY`].
 const AGENT_DELAY: Duration = Duration::from_millis(500);
 const AGENT_MAX_DELAY: Duration = Duration::from_secs(60);
@@ -52,6 +56,21 @@ struct Running {
 }
 
 impl Agent {
+    /// The first one, where so many connections were made before.
+    pub fn after(conn: u64) -> Self {
+        Self { link: Link { conn, ..Link::default() }, ..Self::default() }
+    }
+
+    /// What waits for it is already much.
+    pub fn is_behind(&self) -> bool {
+        is_more(self.waiting(), AGENT_BEHIND)
+    }
+
+    /// Frames and their bytes.
+    fn waiting(&self) -> (usize, usize) {
+        (self.queue.len(), self.queue.iter().map(|(frame, _)| frame.len()).sum())
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Option<i32> {
         self.running.as_ref().map(|r| r.child.pid)
@@ -131,7 +150,7 @@ impl Agent {
             Err(e) => log::error!("cannot send to the agent: {e}"),
         }
         self.flush(ctx);
-        if self.queue.len() > AGENT_QUEUE {
+        if is_more(self.waiting(), AGENT_QUEUE) {
             log::error!("the agent takes no messages, it is started again");
             self.queue.clear();
             self.kill();
@@ -187,7 +206,7 @@ impl Agent {
             groups: settings.groups.clone(),
             brokers,
             boot: ctx.boot,
-            conn: self.link.conn.max(ctx.runtime.number("conn").unwrap_or(0)),
+            conn: self.link.conn,
             interval_s: settings.interval_s,
             uid: Some(settings.users.agent),
             fetch,
@@ -198,6 +217,15 @@ impl Agent {
         running.configured = true;
         Ok(())
     }
+}
+
+fn is_more(waiting: (usize, usize), bound: (usize, usize)) -> bool {
+    waiting.0 > bound.0 || waiting.1 > bound.1
+}
+
+/// Whether the count of connections can go on like this. It only grows: a number that comes again would make commands count again that were for it.
+pub fn follows(known: u64, told: u64) -> bool {
+    told.checked_sub(known).is_some_and(|step| step <= MAX_STEP)
 }
 
 /// A broker as the agent gets it, with its files opened in the order that the contract says: CA, certificate, key.
@@ -265,5 +293,41 @@ impl Keeper {
         let now = self.now();
         self.agent.on_exit(&mut self.ctx, now);
         self.lose_downloads();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AGENT_BEHIND, AGENT_QUEUE, MAX_STEP, follows, is_more};
+
+    #[test]
+    fn the_count_of_connections_only_grows_and_never_to_its_end() {
+        for (known, told, good) in [
+            (0, 0, true),
+            (3, 3, true),
+            (3, 4, true),
+            (3, 3 + MAX_STEP, true),
+            (3, 4 + MAX_STEP, false),
+            (3, 2, false),
+            (3, u64::MAX, false),
+            (u64::MAX, 0, false),
+        ] {
+            assert_eq!(follows(known, told), good, "{known} {told}");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_the_agent_is_bounded_in_frames_and_in_bytes() {
+        for (waiting, behind, hung) in [
+            ((0, 0), false, false),
+            ((128, 256 << 10), false, false),
+            ((129, 1000), true, false),
+            ((6, (256 << 10) + 1), true, false),
+            ((256, 1 << 20), true, false),
+            ((257, 1000), true, true),
+            ((14, (1 << 20) + 1), true, true),
+        ] {
+            assert_eq!((is_more(waiting, AGENT_BEHIND), is_more(waiting, AGENT_QUEUE)), (behind, hung), "{waiting:?}");
+        }
     }
 }

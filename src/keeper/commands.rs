@@ -26,6 +26,8 @@ const WATCHED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_se
 /// What one session has asked so far.
 #[derive(Debug, Default)]
 pub struct Obeyed {
+    /// Sessions up to this one were another keeper's: nobody knows what they asked.
+    after: (u64, u64),
     session: (u64, u64),
     ids: Vec<u64>,
     answers: VecDeque<(u64, Answer)>,
@@ -40,10 +42,23 @@ enum Known {
 }
 
 impl Obeyed {
-    /// What is known of an id in this session. A new session forgets those of the old one, whose commands count no more.
+    /// Nothing yet, and nothing ever of sessions up to this one.
+    pub fn after(session: (u64, u64)) -> Self {
+        Self { after: session, session, ..Self::default() }
+    }
+
+    /// Commands of this session count no more, whatever the link says.
+    pub fn is_over(&self, session: (u64, u64)) -> bool {
+        session <= self.after || session < self.session
+    }
+
+    /// What is known of an id in this session. A newer session forgets those of the old one, whose commands count no more.
     fn look(&mut self, session: (u64, u64), id: &str) -> Known {
-        if self.session != session {
-            *self = Self { session, ..Self::default() };
+        if self.is_over(session) {
+            return Known::Refused(Reason::StaleSession, "this session is over");
+        }
+        if session > self.session {
+            *self = Self { after: self.after, session, ..Self::default() };
         }
         let key = key(id);
         match self.answers.iter().find(|(other, _)| *other == key) {
@@ -56,8 +71,12 @@ impl Obeyed {
         }
     }
 
-    fn remember(&mut self, id: &str, answer: &Answer) {
+    /// The id counts no more in this session.
+    fn take(&mut self, id: &str) {
         self.ids.push(key(id));
+    }
+
+    fn answered(&mut self, id: &str, answer: &Answer) {
         self.answers.push_back((key(id), answer.clone()));
         if self.answers.len() > MAX_ANSWERS {
             self.answers.pop_front();
@@ -76,6 +95,10 @@ impl Keeper {
     /// Does what a command for the running session asks for, and answers.
     pub fn obey(&mut self, id: &str, command: &Command) {
         let frames = match command.verb {
+            Verb::Stats | Verb::Diag if self.agent.is_behind() => {
+                let message = "too many answers wait to be sent; ask again when they have come";
+                vec![Answer::error(0, Reason::Policy, message.to_owned())]
+            }
             Verb::Stats => self.tell_stats(command),
             Verb::Diag => pieces(&diag::bundle(self).to_string()),
             Verb::Logs | Verb::Exec => {
@@ -94,9 +117,10 @@ impl Keeper {
             Known::Answered(answer) => answer,
             Known::Refused(reason, message) => Answer::error(0, reason, message.to_owned()),
             Known::New => {
-                // On record first: what it does may take the link, and with it the answer.
+                // Taken first: whatever becomes of it, this id counts no more. A keeper after a panic knows none, and begins with a newer session.
+                self.obeyed.take(id);
                 let answer = self.act(command).map_or_else(|f| Answer::error(0, f.reason, f.message), |()| Answer::end(0));
-                self.obeyed.remember(id, &answer);
+                self.obeyed.answered(id, &answer);
                 answer
             }
         }
@@ -183,10 +207,13 @@ impl Keeper {
         let (device, mut rows) = report::stats(self);
         let wanted = |name: &Option<Name>, of: &Name| name.as_ref().is_none_or(|n| n == of);
         rows.retain(|row| wanted(&command.app, &row.app) && wanted(&command.container, &row.container));
-        let messages = wire::stats(self.ctx.boot, self.ctx.settings.interval_s, &device, &rows);
-        let texts: Vec<String> = messages.into_iter().map(|m| String::from_utf8_lossy(&m).into_owned()).collect();
-        framed(texts.iter().map(String::as_str))
+        figures(&wire::stats(self.ctx.boot, self.ctx.settings.interval_s, &device, &rows))
     }
+}
+
+/// Documents of statistics, a line for each, in frames: the longest one is as it is no larger than a packet, but in a frame it is escaped.
+fn figures(messages: &[Vec<u8>]) -> Vec<Answer> {
+    pieces(&String::from_utf8_lossy(&messages.join(&b'\n')))
 }
 
 fn failure(reason: Reason, message: String) -> Failure {
@@ -221,17 +248,47 @@ fn framed<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Answer> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, MAX_ANSWERS, MAX_IDS, MAX_PIECES, Obeyed, PIECE, pieces};
-    use crate::protocol::{Answer, AnswerKind, Reason};
+    use super::{Known, MAX_ANSWERS, MAX_IDS, MAX_PIECES, Obeyed, PIECE, figures, pieces};
+    use crate::ipc::{DeviceSample, StatsRow};
+    use crate::protocol::{Answer, AnswerKind, Reason, encode, stats};
+    use crate::stats::Sample;
+
+    fn carry_out(obeyed: &mut Obeyed, id: &str) {
+        obeyed.take(id);
+        obeyed.answered(id, &Answer::end(0));
+    }
 
     #[test]
     fn an_id_counts_once_in_a_session() {
         let mut obeyed = Obeyed::default();
         assert_eq!(obeyed.look((1, 1), "a"), Known::New);
-        obeyed.remember("a", &Answer::end(0));
+        carry_out(&mut obeyed, "a");
         assert_eq!(obeyed.look((1, 1), "a"), Known::Answered(Answer::end(0)));
         assert_eq!(obeyed.look((1, 1), "b"), Known::New);
         assert_eq!(obeyed.look((1, 2), "a"), Known::New);
+    }
+
+    #[test]
+    fn an_id_that_was_taken_counts_no_more_before_it_is_answered() {
+        let mut obeyed = Obeyed::default();
+        assert_eq!(obeyed.look((1, 1), "a"), Known::New);
+        obeyed.take("a");
+        assert!(matches!(obeyed.look((1, 1), "a"), Known::Refused(Reason::StaleSession, _)));
+    }
+
+    #[test]
+    fn an_older_session_never_comes_back_and_forgets_nothing() {
+        let mut obeyed = Obeyed::after((3, 5));
+        for (session, over) in [((3, 5), true), ((3, 4), true), ((2, 9), true), ((3, 6), false)] {
+            assert_eq!(obeyed.is_over(session), over, "{session:?}");
+            let found = obeyed.look(session, "a");
+            assert_eq!(matches!(found, Known::Refused(Reason::StaleSession, _)), over, "{session:?}: {found:?}");
+        }
+        carry_out(&mut obeyed, "a");
+        assert!(matches!(obeyed.look((3, 5), "b"), Known::Refused(Reason::StaleSession, _)));
+        assert_eq!(obeyed.look((3, 6), "a"), Known::Answered(Answer::end(0)));
+        assert_eq!(obeyed.look((4, 1), "a"), Known::New);
+        assert!(obeyed.is_over((3, 6)));
     }
 
     #[test]
@@ -239,7 +296,7 @@ mod tests {
         let mut obeyed = Obeyed::default();
         for n in 0..MAX_ANSWERS + 1 {
             assert_eq!(obeyed.look((1, 1), &n.to_string()), Known::New);
-            obeyed.remember(&n.to_string(), &Answer::end(0));
+            carry_out(&mut obeyed, &n.to_string());
         }
         assert!(matches!(obeyed.look((1, 1), "0"), Known::Refused(Reason::StaleSession, _)));
         assert!(matches!(obeyed.look((1, 1), "1"), Known::Answered(_)));
@@ -250,9 +307,31 @@ mod tests {
         let mut obeyed = Obeyed::default();
         for n in 0..MAX_IDS {
             assert_eq!(obeyed.look((1, 1), &n.to_string()), Known::New);
-            obeyed.remember(&n.to_string(), &Answer::end(0));
+            carry_out(&mut obeyed, &n.to_string());
         }
         assert!(matches!(obeyed.look((1, 1), "another"), Known::Refused(Reason::Policy, _)));
+    }
+
+    #[test]
+    fn figures_of_many_containers_are_cut_into_frames_that_fit_a_packet() {
+        let row = |n: usize| StatsRow {
+            app: format!("an-app-with-a-long-name-{n}").parse().unwrap(),
+            container: "main".parse().unwrap(),
+            uptime_s: 1,
+            sample: Sample::default(),
+        };
+        let rows: Vec<StatsRow> = (0..256).map(row).collect();
+        let messages = stats(1, 60, &DeviceSample::default(), &rows);
+        assert!(messages.len() > 1 && messages.iter().any(|m| m.len() > PIECE), "a long one, and several");
+        let frames = figures(&messages);
+        for frame in &frames {
+            // Of 64 KiB, a root topic and an id may have a part.
+            assert!(encode(frame).len() <= 60 * 1024, "{}", encode(frame).len());
+        }
+        assert_eq!(frames.last().map(|f| f.kind), Some(AnswerKind::End));
+        let text: String = frames.iter().filter_map(|f| f.data.as_deref()).collect();
+        let lines: Vec<&[u8]> = text.lines().map(str::as_bytes).collect();
+        assert_eq!(lines, messages);
     }
 
     #[test]

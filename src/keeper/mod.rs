@@ -369,6 +369,10 @@ impl Keeper {
     fn on_link(&mut self, link: crate::ipc::Link) {
         let now = self.now();
         let known = &self.agent.link;
+        if !children::follows(known.conn, link.conn) {
+            log::error!("the agent says that connection {} follows {}, it is ended", link.conn, known.conn);
+            return self.agent.kill();
+        }
         if (link.state == LinkState::Online) != (known.state == LinkState::Online) {
             let up = link.state == LinkState::Online;
             let why = link.error.as_deref().filter(|_| !up).map_or(String::new(), |e| format!(": {e}"));

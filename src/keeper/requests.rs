@@ -53,7 +53,12 @@ pub const TABLE: &[Row] = &[
         "bytes of at most 32 KiB; verified where keys are, parsed, held against target, sequence and policy before anything is done; a hostile agent can do what the broker can",
     ),
     row("agent.command", AGENT, When::Any, "answered, never acted upon before its session is checked"),
-    row("agent.link", AGENT, When::Any, "is shown to people, decides nothing but when state is published again"),
+    row(
+        "agent.link",
+        AGENT,
+        When::Any,
+        "is shown to people; its count of connections, which only grows, says which commands are out of date; it can say that the broker is there, and so content the guard",
+    ),
     row(
         "agent.download",
         AGENT,

@@ -183,7 +183,8 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
     let runtime = Runtime::open(Path::new(&settings.run_dir)).map_err(fail("open the runtime directory", &settings.run_dir))?;
     let images = Images::open(&data).map_err(fail("open the image store in", &settings.data_dir))?;
     let (mut store, mut desired, damaged) = Store::open(&data).map_err(fail("open the state in", &settings.data_dir))?;
-    let boot = count_boot(&runtime, &mut store, &mut desired).map_err(fail("record this start in", &settings.data_dir))?;
+    let boot = count_boot(&runtime, &mut store, &mut desired).map_err(fail("record this start in", &settings.run_dir))?;
+    let conn = runtime.number("conn").unwrap_or(0);
     let layout = Layout::detect().map_err(|e| format!("cannot use control groups: {e}"))?;
     let missing = layout.prepare(&settings.cgroup).map_err(|e| format!("cannot make control group {}: {e}", settings.cgroup))?;
     let boot_id = time::boot_id().map_err(|e| format!("cannot read the boot id: {e}"))?;
@@ -211,7 +212,7 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         hold_back: damaged,
         uncollected: false,
         orphans: Vec::new(),
-        agent: Agent::default(),
+        agent: Agent::after(conn),
         clients: Vec::new(),
         next_client: 0,
         listener,
@@ -220,7 +221,7 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         link_since: None,
         watched_until: Duration::ZERO,
         refused: admit::Refused::default(),
-        obeyed: Obeyed::default(),
+        obeyed: Obeyed::after((boot, conn)),
         report_due: None,
         upgrade: false,
         leaving: None,
@@ -230,10 +231,12 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
 /// `boot` counts fresh starts only: an adoption goes on with the number of the keeper before.
 fn count_boot(runtime: &Runtime, store: &mut Store, desired: &mut Desired) -> io::Result<u64> {
     if let Some(boot) = runtime.number("boot").filter(|_| !runtime.fresh) {
+        // The keeper before may not have got it onto flash.
+        desired.boot = desired.boot.max(boot);
         return Ok(boot);
     }
     desired.boot += 1;
-    // A full flash is no reason not to start what is on it.
+    // A full flash is no reason not to start what is on it: it is tried again, and until then no command counts.
     if let Err(e) = store.save(desired) {
         log::error!("cannot record start {}: {e}", desired.boot);
     }
@@ -279,6 +282,9 @@ impl Keeper {
     /// Takes over what runs, brings back what should, and starts the agent.
     fn begin(&mut self) {
         let now = self.now();
+        if !self.store.has_start(self.ctx.boot) {
+            self.save_state();
+        }
         let live = adopt(&mut self.ctx, now).unwrap_or_else(|e| {
             log::error!("cannot read the runtime records: {e}");
             Vec::new()

@@ -66,6 +66,8 @@ pub struct Signed {
 pub struct Store {
     data: PathBuf,
     generation: u64,
+    /// The number of starts in the newest record.
+    boot: u64,
 }
 
 impl Store {
@@ -87,7 +89,7 @@ impl Store {
             }
         }
         let (generation, desired) = newest.unwrap_or_default();
-        let store = Self { data: data.to_owned(), generation };
+        let store = Self { data: data.to_owned(), generation, boot: desired.boot };
         store.set_aside();
         Ok((store, desired, damaged))
     }
@@ -101,9 +103,14 @@ impl Store {
         let bytes = encode(generation, desired)?;
         let path = self.data.join(if generation.is_multiple_of(2) { "state.a" } else { "state.b" });
         self.with_reserve(|| write_slot(&path, &bytes))?;
-        self.generation = generation;
+        (self.generation, self.boot) = (generation, desired.boot);
         self.set_aside();
         Ok(())
+    }
+
+    /// This start is on record: the next fresh one gets another number.
+    pub fn has_start(&self, boot: u64) -> bool {
+        self.boot >= boot
     }
 
     /// Keeps the exact bytes of an accepted document.

@@ -281,15 +281,22 @@ impl Keeper {
 
     // ---- commands ----
 
-    /// The command in a signed envelope, or a bare one where no key is trusted; whose it is was verified.
-    pub fn open_command(&self, payload: &[u8]) -> Result<wire::Command, (Reason, String)> {
+    /// The command that came with this id in its topic, in a signed envelope, or bare where no key is trusted; whose it is was verified.
+    pub fn open_command(&self, id: &str, payload: &[u8]) -> Result<wire::Command, (Reason, String)> {
         let first = |u: Unopened| u.refusals.into_iter().next().map_or((Reason::Internal, String::new()), |r| (r.reason, r.message));
         let opened = self.open_envelope(Kind::Cmd, payload).map_err(first)?;
         let command = wire::parse_command(&opened.payload).map_err(|faults| (Reason::Malformed, faults.to_string()))?;
         if let Some(target) = &command.target {
             self.check_target(&Origin::Device, target).map_err(|f| (f.reason, f.message))?;
         }
+        if let Some(own) = command.id.as_ref().filter(|own| own.as_str() != id) {
+            return Err((Reason::WrongTarget, format!("the command is {own}, and it came on the topic of {id}")));
+        }
         if let Some(signers) = &opened.signers {
+            if command.id.is_none() {
+                let message = "a signed command must have `id`, that of its topic: whoever has the broker could repeat it under another";
+                return Err((Reason::WrongTarget, message.into()));
+            }
             if command.target.is_none() {
                 let message = "a signed command must have `target`: other devices have sessions of the same numbers";
                 return Err((Reason::WrongTarget, message.into()));

@@ -116,18 +116,30 @@ impl Keeper {
 
     /// What cannot be honoured is said, never dropped.
     pub fn on_command(&mut self, id: &str, retained: bool, payload: &[u8]) {
-        let (boot, conn) = (self.ctx.boot, self.agent.link.conn);
-        let answer = match self.open_command(payload) {
+        let answer = match self.open_command(id, payload) {
             _ if retained => {
                 (Reason::StaleSession, "a retained command is refused: the broker would repeat it at every connection".to_owned())
             }
-            Ok(c) if c.session != (boot, conn) => {
-                (Reason::StaleSession, format!("the command is for another session, this is {boot}.{conn}"))
-            }
-            Ok(c) => return self.obey(id, &c),
+            Ok(c) => match self.check_session(c.session) {
+                Ok(()) => return self.obey(id, &c),
+                Err(message) => (Reason::StaleSession, message),
+            },
             Err(why) => why,
         };
         self.publish(Topic::Res(id.to_owned()), encode(&Answer::error(0, answer.0, answer.1)));
+    }
+
+    /// A command counts in the running session alone, and only if no session before or after has the same number.
+    fn check_session(&self, session: (u64, u64)) -> Result<(), String> {
+        let (boot, conn) = (self.ctx.boot, self.agent.link.conn);
+        if session != (boot, conn) || self.obeyed.is_over(session) {
+            return Err(format!("the command is for another session, this is {boot}.{conn}"));
+        }
+        if !self.store.has_start(boot) || self.ctx.runtime.number("conn") != Some(conn) {
+            let why = "the number of this session could not be recorded, so another could have it too: no command counts until it is";
+            return Err(format!("{why} (see wherry status)"));
+        }
+        Ok(())
     }
 }
 

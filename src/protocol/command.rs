@@ -3,19 +3,21 @@
 use crate::manifest::blame::Found;
 use crate::manifest::checked::target;
 use crate::manifest::document::{Document, version};
-use crate::manifest::forms::{NAME, SESSION};
+use crate::manifest::forms::{ID, NAME, SESSION};
 use crate::manifest::json::Node;
 use crate::manifest::out::Out;
 use crate::manifest::raw::TARGET_FIELDS;
 use crate::manifest::render;
 use crate::manifest::shape::{Field, Kind, View};
-use crate::manifest::{Faults, MAX_PAYLOAD, Name, SCHEMA, Target};
+use crate::manifest::{Faults, Id, MAX_PAYLOAD, Name, SCHEMA, Target};
 use crate::protocol::Reason;
 use serde::{Deserialize, Serialize};
 
 /// A checked command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
+    /// Its own id, that of its topic; absent only where nothing is signed. A signature does not cover the topic.
+    pub id: Option<Id>,
     /// The session it is meant for: the device's boot and conn.
     pub session: (u64, u64),
     /// What to do.
@@ -32,15 +34,15 @@ impl Command {
     /// The command as it is published, for whoever sends one.
     pub fn encode(&self) -> Vec<u8> {
         let verb = VERBS.iter().find(|(_, verb)| *verb == self.verb).map_or("", |(word, _)| word);
-        let head = [
-            ("wherry", Out::Whole(SCHEMA)),
-            ("session", Out::Text(format!("{}.{}", self.session.0, self.session.1))),
-            ("do", Out::text(verb)),
-        ];
+        let schema = ("wherry", Out::Whole(SCHEMA));
+        let id = self.id.as_ref().map(|id| ("id", Out::text(id)));
+        let head = [("session", Out::Text(format!("{}.{}", self.session.0, self.session.1))), ("do", Out::text(verb))];
         let target = self.target.as_ref().map(|t| ("target", render::target(t)));
         let whom = [("app", &self.app), ("container", &self.container)];
         let whom = whom.into_iter().filter_map(|(key, name)| Some((key, Out::text(name.as_ref()?))));
-        super::encode(&Out::Object(head.into_iter().chain(whom).chain(target).map(|(key, value)| (key.to_owned(), value)).collect()))
+        super::encode(&Out::Object(
+            std::iter::once(schema).chain(id).chain(head).chain(whom).chain(target).map(|(key, value)| (key.to_owned(), value)).collect(),
+        ))
     }
 }
 
@@ -84,8 +86,9 @@ static WORDS: [&str; VERBS.len()] = {
     words
 };
 
-static COMMAND: [Field; 6] = [
+static COMMAND: [Field; 7] = [
     Field::required("wherry", Kind::Whole(SCHEMA, SCHEMA), "Version of the schema: 1."),
+    Field::optional("id", Kind::Text(&ID), "The id of its topic. May be absent where nothing is signed."),
     Field::required("session", Kind::Text(&SESSION), "Boot and conn of the device's presence, like \"12.3\"."),
     Field::required("do", Kind::Word(&WORDS), "What to do."),
     Field::optional("app", Kind::Text(&NAME), "The app."),
@@ -117,12 +120,13 @@ fn command<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Optio
         Some(node) => Some(target(view.object("target"), node, found)?),
         None => None,
     };
-    Some(Command { session: (boot.parse().ok()?, conn.parse().ok()?), verb, app, container, target })
+    Some(Command { id: view.parse("id"), session: (boot.parse().ok()?, conn.parse().ok()?), verb, app, container, target })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Verb, parse_command};
+    use crate::manifest::Id;
     use crate::protocol::Reason;
 
     #[test]
@@ -131,9 +135,9 @@ mod tests {
         let c = parse_command(text).unwrap();
         assert_eq!((c.session, c.verb), ((12, 3), Verb::Restart));
         assert_eq!((c.app.unwrap().as_str(), c.container.unwrap().as_str()), ("web", "nginx"));
-        let text = br#"{"wherry":1,"session":"0.0","do":"diag","target":{"fleet":"wherry","device":"r1"}}"#;
+        let text = br#"{"wherry":1,"id":"7f3","session":"0.0","do":"diag","target":{"fleet":"wherry","device":"r1"}}"#;
         let c = parse_command(text).unwrap();
-        assert_eq!((c.verb, c.target.is_some()), (Verb::Diag, true));
+        assert_eq!((c.id.as_ref().map(Id::as_str), c.verb, c.target.is_some()), (Some("7f3"), Verb::Diag, true));
         assert_eq!(c.encode(), text);
     }
 
@@ -141,6 +145,7 @@ mod tests {
     fn a_command_with_a_fault_is_refused() {
         for (text, path, reason) in [
             (r#"{"wherry":1,"do":"stop","app":"web"}"#, "", Reason::BadValue),
+            (r#"{"wherry":1,"id":"7/3","session":"1.2","do":"stop","app":"web"}"#, "id", Reason::BadValue),
             (r#"{"wherry":1,"session":"12","do":"stop","app":"web"}"#, "session", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.99999999999999999999","do":"stop","app":"web"}"#, "session", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.2","do":"reboot"}"#, "do", Reason::BadValue),
