@@ -5,7 +5,7 @@ use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
-use crate::keeper::trial::{self, Part};
+use crate::keeper::trial::{self, Bounds, Part};
 use crate::manifest::Name;
 use crate::protocol::Health;
 use std::time::Duration;
@@ -20,6 +20,25 @@ pub fn part<'a>(live: &'a Live, held: &[Name]) -> Part<'a> {
         why: live.checkup.why(),
         policy: live.ready.rules.restart.policy,
         held: held.contains(&live.key.container),
+        ends: 0,
+    }
+}
+
+/// The containers of the version on trial.
+pub fn on_trial<'a>(app: &'a App, held: &'a [Name], bounds: &'a Bounds) -> impl Iterator<Item = Part<'a>> {
+    let wanted = app.live.iter().filter(|l| !l.doomed);
+    wanted.map(|l| Part { ends: if l.next.is_none() { bounds.ends(&l.key.container, &l.life) } else { 0 }, ..part(l, held) })
+}
+
+/// Of a trial that begins now.
+pub fn bounds(app: &App, now: Duration) -> Bounds {
+    let wanted = || app.live.iter().filter(|l| !l.doomed);
+    let untouched = wanted().filter(|l| l.next.is_none() && l.life.ends() > 0);
+    let stop = app.live.iter().map(|l| l.ready.rules.stop.timeout).max().unwrap_or_default();
+    let limit = trial::limit(wanted().map(|l| l.next.as_ref().unwrap_or(&l.ready).health.as_ref()));
+    Bounds {
+        until: now.saturating_add(stop).saturating_add(limit),
+        before: untouched.map(|l| (l.key.container.clone(), l.life.ends())).collect(),
     }
 }
 
