@@ -513,6 +513,9 @@ impl Keeper {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(()) };
         let (aim, sha256) = (work.aim, work.version.sha256);
         self.tell(name, State::Staged, None);
+        if aim == Aim::Deploy && self.has_kept(name) {
+            self.count_try(name, sha256)?;
+        }
         self.tell(name, State::Starting, None);
         self.set_phase(name, Phase::Starting);
         self.reconcile(name, ready, Some(sha256));
@@ -726,6 +729,7 @@ impl Keeper {
         }
         let ack = entry_ack(entry);
         self.desired.beside.guarded.retain(|app| app != name);
+        self.desired.beside.tried.retain(|(app, ..)| app != name);
         self.save_state();
         self.emit(&work.origin, ack);
     }

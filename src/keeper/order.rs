@@ -1,5 +1,7 @@
 //! The containers of an app as [`trial`] sees them: who may start now, and who has to be restarted because it is unhealthy.
 
+use crate::image::Digest;
+use crate::ipc::Failure;
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
@@ -7,7 +9,7 @@ use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::trial::{self, Bounds, Part};
 use crate::manifest::Name;
-use crate::protocol::Health;
+use crate::protocol::{Health, Reason};
 use std::time::Duration;
 
 /// What matters of a container.
@@ -57,6 +59,27 @@ pub fn start_wanted(app: &mut App, ctx: &mut Context, held: &[Name], now: Durati
 }
 
 impl Keeper {
+    /// Has on record that a version is being started, before it is: it may take the device down. The error is for one that has done so too often.
+    pub fn count_try(&mut self, name: &Name, version: Digest) -> Result<(), Failure> {
+        let (boot, tried) = (self.ctx.boot, &mut self.desired.beside.tried);
+        match tried.iter().find(|(app, tried, _)| app == name && *tried == version) {
+            Some((.., first)) if trial::is_given_up(*first, boot) => {
+                let message = format!(
+                    "the device has been started {} times since this version was first started, and it has not shown that it works",
+                    boot - first
+                );
+                return Err(Failure { reason: Reason::CrashLoop, message });
+            }
+            Some(_) => {}
+            None => {
+                tried.retain(|(app, ..)| app != name);
+                tried.push((name.clone(), version, boot));
+                self.save_state();
+            }
+        }
+        Ok(())
+    }
+
     /// Restarts what its check calls unhealthy, as its policy says. A new version on trial fails instead.
     pub fn restart_unhealthy(&mut self, name: &Name, now: Duration) {
         let Self { ctx, apps, .. } = self;

@@ -22,6 +22,9 @@ pub const GRACE: Duration = Duration::from_secs(3);
 pub const CRASHES: u32 = 3;
 /// A restart that is further away is not waited for: meanwhile nothing of the app may run.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Fresh starts of keeper after the one in which a version was first started, and in which it is started again: whoever loses power or reboots the device
+/// in the midst of an update has not said that the update is bad.
+const REBOOTS: u64 = 2;
 /// What one start may take: to be launched, and before that for its old control group to go.
 const LAUNCH: Duration = Duration::from_secs(60);
 
@@ -147,6 +150,12 @@ fn ends(times: u32) -> String {
 
 fn last(life: &Life) -> String {
     life.last_exit.map_or_else(String::new, |how| format!(", the last time with {how} (`wherry logs` may tell why)"))
+}
+
+/// Whether a version that was first started in start `first` of keeper, and has not come to its end since, is not to be started in start `boot`. What
+/// takes the device down (a panic, a watchdog) can be seen in no other way, and would do so at every boot.
+pub fn is_given_up(first: u64, boot: u64) -> bool {
+    boot.saturating_sub(first) > REBOOTS
 }
 
 /// Whether a container that others wait for lets them start.
@@ -314,6 +323,13 @@ mod tests {
             assert_eq!(within(found, s(9), s(now)), expected);
         }
         assert!(matches!(within(Finding::Wait(Some(s(12))), s(9), s(9)), Finding::Bad(Reason::Health, _)));
+    }
+
+    #[test]
+    fn a_version_is_started_in_three_boots_and_no_more() {
+        for (boot, expected) in [(7, false), (8, false), (9, false), (10, true), (99, true), (3, false)] {
+            assert_eq!(super::is_given_up(7, boot), expected, "{boot}");
+        }
     }
 
     #[test]
