@@ -547,6 +547,26 @@ fn a_first_version_is_tried_at_every_boot() {
 }
 
 #[test]
+fn an_update_that_was_stopped_waits_at_every_boot() {
+    let mut device = Device::new();
+    first(&device);
+    let sha = device.publish(&numbered(
+        "web",
+        2,
+        checked("sleep 5; touch /tmp/up; exec sleep 1000", json!({"file": "/tmp/up", "start_period": "1h"})),
+    ));
+    device.ack(&sha, "starting");
+    device.ok(&["stop", "web"]);
+    for _ in 0..4 {
+        reboot(&mut device);
+        eventually("it is on trial", || device.app("web").filter(|a| a["state"] == "testing"));
+        assert_eq!(device.pid("web"), None);
+    }
+    device.ok(&["start", "web"]);
+    device.ack(&sha, "running");
+}
+
+#[test]
 fn a_reboot_in_a_trial_tries_again_and_finds_the_way_back() {
     let mut device = Device::new();
     first(&device);

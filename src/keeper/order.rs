@@ -61,9 +61,11 @@ pub fn start_wanted(app: &mut App, ctx: &mut Context, held: &[Name], now: Durati
 impl Keeper {
     /// Has on record that a version is being started, before it is: it may take the device down. The error is for one that has done so too often.
     pub fn count_try(&mut self, name: &Name, version: Digest) -> Result<(), Failure> {
+        // One that somebody has stopped takes nothing down, and waits for him at every boot.
+        let waits = self.winner(name).is_some_and(|e| !e.held.is_empty());
         let (boot, tried) = (self.ctx.boot, &mut self.desired.beside.tried);
         match tried.iter().find(|(app, tried, _)| app == name && *tried == version) {
-            Some((.., first)) if trial::is_given_up(*first, boot) => {
+            Some((.., first)) if !waits && trial::is_given_up(*first, boot) => {
                 let message = format!(
                     "the device has been started {} times since this version was first started, and it has not shown that it works",
                     boot - first
