@@ -1,4 +1,4 @@
-//! The containers of an app as [`trial`] sees them: who may start now, and who has to be restarted because it is unhealthy.
+//! The containers of an app as [`trial`] sees them: who may start now, who has to be restarted because it is unhealthy, and what bounds a trial.
 
 use crate::image::Digest;
 use crate::ipc::Failure;
