@@ -316,7 +316,12 @@ fn desired_with_keys() -> Desired {
         min_seq: 5,
     }];
     let keyset = Keyset { origin: Origin::Group(id("lab")), seq: 9, sha256: digest("keyset"), keys };
-    let beside = Beside { lifted: vec![name("db")], stopped: vec![(name("web"), name("main"))], guarded: vec![name("web")] };
+    let beside = Beside {
+        lifted: vec![name("db")],
+        stopped: vec![(name("web"), name("main"))],
+        guarded: vec![name("web")],
+        tried: vec![(name("web"), digest("document"), 11)],
+    };
     Desired { signed: Signed { keysets: vec![keyset], forgotten: vec![(Origin::Device, 6)] }, beside, ..desired() }
 }
 

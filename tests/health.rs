@@ -358,6 +358,55 @@ fn a_crash_loop_waits_ever_longer_and_a_new_document_does_not_wait_for_it() {
     device.deploy(&manifest("web", sleeper()));
 }
 
+#[test]
+fn an_update_whose_runs_are_all_stable_and_never_healthy_is_rolled_back() {
+    let slow = checked("sleep 11; exit 5", json!({"file": "/tmp/up", "start_period": "1m"}));
+    check_rollback(slow, "crash_loop", "main ended 3 times while on trial, the last time with code 5");
+}
+
+/// Stopped in its trial, the second version is neither good nor bad; started again, it is tried anew.
+fn check_stopped(stop: impl Fn(&Device)) {
+    let device = Device::new();
+    first(&device);
+    let sha = device.publish(&numbered("web", 2, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "3s"}))));
+    device.ack(&sha, "testing");
+    stop(&device);
+    device.becomes("web", "exited");
+    steadily(Duration::from_secs(5), "on trial", || device.app("web").is_some_and(|a| a["state"] == "testing"));
+    device.ok(&["start", "web"]);
+    assert_eq!(command_line(&device, "web"), "sleep 1000");
+    assert_eq!(device.refused(&sha, "failed", "health")["rolled_back_to"], 1);
+    is_back(&device);
+}
+
+#[test]
+fn an_update_that_a_person_stops_is_not_called_good() {
+    check_stopped(|device| drop(device.ok(&["stop", "web"])));
+}
+
+#[test]
+fn an_update_that_a_command_stops_is_not_called_good() {
+    check_stopped(|device| {
+        let presence = device.said("presence").pop().expect("it is online");
+        let session = format!("{}.{}", presence["boot"], presence["conn"]);
+        let stop = json!({"wherry": 1, "session": session, "do": "stop", "app": "web"});
+        device.broker.publish(&device.topic("in/cmd/one"), stop.to_string().as_bytes(), false);
+    });
+}
+
+#[test]
+fn a_newer_document_supersedes_one_that_was_stopped_in_its_trial() {
+    let device = Device::new();
+    first(&device);
+    let never = device.publish(&numbered("web", 2, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "1h"}))));
+    device.ack(&never, "testing");
+    device.ok(&["stop", "web"]);
+    let bad = device.publish(&numbered("web", 3, shell("exit 1")));
+    device.ack(&never, "superseded");
+    assert_eq!(device.refused(&bad, "failed", "crash_loop")["rolled_back_to"], 1);
+    is_back(&device);
+}
+
 // ---- without a link, without keeper ----
 
 #[test]
@@ -438,12 +487,13 @@ fn keeper_killed_at_any_moment_of_a_trial_brings_it_to_its_one_end() {
     }
 }
 
-#[test]
-fn a_reboot_in_a_trial_tries_again_and_finds_the_way_back() {
-    let mut device = Device::new();
-    first(&device);
-    let sha = device.publish(&numbered("web", 2, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "2s"}))));
-    device.ack(&sha, "testing");
+/// The device loses its power, and is started again.
+fn reboot(device: &mut Device) {
+    lose_power(device);
+    device.start();
+}
+
+fn lose_power(device: &mut Device) {
     device.end(Signal::SIGKILL);
     eventually("all processes are gone", || {
         for pid in device.tasks("web") {
@@ -453,12 +503,101 @@ fn a_reboot_in_a_trial_tries_again_and_finds_the_way_back() {
         device.processes().is_empty().then_some(())
     });
     nix::mount::umount(&device.dir.join("run")).unwrap();
+}
+
+#[test]
+fn an_update_with_which_the_device_goes_down_again_and_again_is_rolled_back() {
+    let mut device = Device::new();
+    first(&device);
+    let sha = device.publish(&numbered("web", 2, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "1h"}))));
+    device.ack(&sha, "testing");
+    let is_tried = |device: &Device| {
+        eventually("it is on trial", || device.app("web").filter(|a| a["state"] == "testing"));
+        device.running("web");
+        assert_eq!(command_line(device, "web"), "sleep 1000");
+    };
+    for _ in 0..2 {
+        // A keeper that follows another in the same boot does not count.
+        for _ in 0..2 {
+            device.end(Signal::SIGKILL);
+            device.start();
+            is_tried(&device);
+        }
+        reboot(&mut device);
+        is_tried(&device);
+    }
+    reboot(&mut device);
+    let ack = device.refused(&sha, "failed", "crash_loop");
+    assert_eq!(ack["rolled_back_to"], 1, "{ack}");
+    assert!(ack["detail"]["message"].as_str().unwrap().contains("started 3 times since this version"), "{ack}");
+    is_back(&device);
+    let sha = device.publish(&numbered("web", 3, shell("exec sleep 3000")));
+    device.ack(&sha, "running");
+}
+
+#[test]
+fn a_first_version_is_tried_at_every_boot() {
+    let mut device = Device::new();
+    let sha = device.publish(&numbered("web", 1, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "1h"}))));
+    device.ack(&sha, "testing");
+    for _ in 0..4 {
+        reboot(&mut device);
+        eventually("it is on trial", || device.app("web").filter(|a| a["state"] == "testing"));
+    }
+}
+
+#[test]
+fn an_update_that_was_stopped_waits_at_every_boot() {
+    let mut device = Device::new();
+    first(&device);
+    let sha = device.publish(&numbered(
+        "web",
+        2,
+        checked("sleep 5; touch /tmp/up; exec sleep 1000", json!({"file": "/tmp/up", "start_period": "1h"})),
+    ));
+    device.ack(&sha, "starting");
+    device.ok(&["stop", "web"]);
+    for _ in 0..4 {
+        reboot(&mut device);
+        eventually("it is on trial", || device.app("web").filter(|a| a["state"] == "testing"));
+        assert_eq!(device.pid("web"), None);
+    }
+    device.ok(&["start", "web"]);
+    device.ack(&sha, "running");
+}
+
+#[test]
+fn a_reboot_in_a_trial_tries_again_and_finds_the_way_back() {
+    let mut device = Device::new();
+    first(&device);
+    let sha = device.publish(&numbered("web", 2, checked("exec sleep 1000", json!({"file": "/tmp/up", "start_period": "2s"}))));
+    device.ack(&sha, "testing");
+    lose_power(&mut device);
     device.broker.down();
     device.start();
     eventually("it has failed", || device.app("web").filter(|a| a["state"] == "failed"));
     is_back(&device);
     device.broker.up();
     assert_eq!(device.refused(&sha, "failed", "health")["rolled_back_to"], 1);
+}
+
+#[test]
+fn what_keeper_itself_lacks_makes_no_container_unhealthy() {
+    let device = Device::new();
+    device.deploy(&manifest("web", checked("exec sleep 1000", exec("true"))));
+    let pid = device.running("web");
+    let files = |limit: &str| {
+        let keeper = device.keeper().to_string();
+        let done = std::process::Command::new("prlimit").args(["--pid", &keeper, &format!("--nofile={limit}:")]).status().unwrap();
+        assert!(done.success());
+    };
+    files("3");
+    eventually("a check cannot be made", || device.log().contains("web/main cannot be checked: ").then_some(()));
+    steadily(Duration::from_secs(5), "it runs on", || is_alive(pid));
+    files("1024");
+    becomes(&device, "web", "healthy");
+    assert_eq!(device.running("web"), pid);
+    assert!(!events(&device, "web").iter().any(|e| e.starts_with("health: unhealthy")), "{:?}", events(&device, "web"));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct Checkup {
     why: Option<String>,
     /// The process of a check that was given up: until it is gone, there is no other.
     stuck: Option<i32>,
+    /// The last one could not be made.
+    unmade: bool,
 }
 
 /// A check under way.
@@ -103,10 +105,15 @@ impl Live {
         let timeout = check.timeout;
         match watch.step(Event::Tick, check, now) {
             Some(Action::Check) => {
-                if let Err(e) = self.start_check(ctx) {
+                if self.is_stuck(ctx) {
+                    return self.answered(ctx, Err("the check before cannot be ended".into()), now);
+                }
+                let made = self.start_check(ctx);
+                let before = std::mem::replace(&mut self.checkup.unmade, made.is_err());
+                if let Err(e) = made {
                     // A child that could not be watched is left to be waited for.
                     ctx.strays = true;
-                    self.answered(ctx, Err(format!("cannot be checked: {e}")), now);
+                    self.unmade(&e, before, now);
                 }
             }
             Some(Action::Abort) => {
@@ -127,6 +134,16 @@ impl Live {
         self.tell_health(ctx, before);
     }
 
+    /// Descriptors, memory or processes are keeper's own to lack: the container is no worse for it.
+    fn unmade(&mut self, why: &io::Error, before: bool, now: Duration) {
+        if !before {
+            log::warn!("{} cannot be checked: {why}", self.key);
+        }
+        if let (Some(watch), Some(check)) = (&mut self.checkup.watch, &self.ready.health) {
+            watch.step(Event::Unknown, check, now);
+        }
+    }
+
     fn tell_health(&self, ctx: &mut Context, before: Health) {
         let Some(health) = self.health().filter(|h| *h != before) else { return };
         let why = self.checkup.why().map_or_else(String::new, |why| format!(": {why}"));
@@ -137,13 +154,14 @@ impl Live {
 
     // ---- start ----
 
+    /// One in uninterruptible sleep dies when the kernel lets it; more of them would help nobody.
+    fn is_stuck(&mut self, ctx: &Context) -> bool {
+        self.checkup.stuck = self.checkup.stuck.filter(|pid| ctx.dead().any(|dead| dead == *pid));
+        self.checkup.stuck.is_some()
+    }
+
     fn start_check(&mut self, ctx: &mut Context) -> io::Result<()> {
         let (Some(check), Some(pid)) = (self.ready.health.clone(), self.pid()) else { return Ok(()) };
-        // One in uninterruptible sleep dies when the kernel lets it; more of them would help nobody.
-        self.checkup.stuck = self.checkup.stuck.filter(|pid| ctx.dead().any(|dead| dead == *pid));
-        if self.checkup.stuck.is_some() {
-            return Err(io::Error::other("the check before cannot be ended"));
-        }
         let running = match &check.how {
             How::Exec(argv) => self.launch_check(ctx, pid, argv.clone(), None)?,
             How::File(path) => self.launch_check(ctx, pid, vec!["wherry".into()], Some(path.clone()))?,

@@ -15,7 +15,7 @@ use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::poll::Key;
 use crate::keeper::rollout;
 use crate::keeper::store::Purpose;
-use crate::keeper::trial::{self, Finding};
+use crate::keeper::trial::{self, Bounds, Finding};
 use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Target, Whom};
 use crate::protocol::{ContainerState, Reason, State};
 use crate::trust::Grant;
@@ -43,6 +43,8 @@ pub struct Work {
     retry: Option<Duration>,
     /// When the new version's trial is looked at again, by time alone.
     trial: Option<Duration>,
+    /// What ends that trial whatever its containers do; not while it waits for one that somebody has stopped.
+    bounds: Option<Bounds>,
     /// It must show that the broker can be reached; since when it has worked otherwise.
     guard: Option<Option<Duration>>,
     /// Downloads for it that ended with the agent.
@@ -81,7 +83,8 @@ impl App {
 
 impl Work {
     fn new(origin: Origin, version: Version, aim: Aim) -> Self {
-        Self { origin, version, aim, phase: Phase::Fetching, containers: Vec::new(), retry: None, trial: None, guard: None, lost: 0 }
+        let (phase, containers) = (Phase::Fetching, Vec::new());
+        Self { origin, version, aim, phase, containers, retry: None, trial: None, bounds: None, guard: None, lost: 0 }
     }
 
     /// When it wants to be carried on without any other event.
@@ -543,6 +546,9 @@ impl Keeper {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return Ok(()) };
         let (aim, sha256) = (work.aim, work.version.sha256);
         self.tell(name, State::Staged, None);
+        if aim == Aim::Deploy && self.has_kept(name) {
+            self.count_try(name, sha256)?;
+        }
         self.tell(name, State::Starting, None);
         self.set_phase(name, Phase::Starting);
         self.reconcile(name, ready, Some(sha256));
@@ -623,13 +629,23 @@ impl Keeper {
         }
         let held = self.held(name);
         let up = wanted().all(|l| (l.begun || held.contains(&l.key.container)) && l.next.is_none()) && app.live.iter().all(|l| !l.doomed);
-        let grace = if self.has_kept(name) { trial::GRACE } else { Duration::ZERO };
-        match trial::judge(wanted().filter(|l| l.next.is_none()).map(|l| order::part(l, &held)), grace, now) {
+        let kept = self.has_kept(name);
+        let grace = if kept { trial::GRACE } else { Duration::ZERO };
+        let stopped = kept && wanted().any(|l| held.contains(&l.key.container));
+        let bounds = app.work.as_ref().and_then(|w| w.bounds.clone()).unwrap_or_else(|| order::bounds(app, now));
+        let found = match trial::judge(order::on_trial(app, &held, &bounds), grace, now) {
+            Finding::Good if !up => Finding::Wait(None),
+            found => found,
+        };
+        let found = if stopped { found } else { trial::within(found, bounds.until, now) };
+        if let Some(work) = self.work_mut(name) {
+            work.bounds = (!stopped).then_some(bounds);
+        }
+        match found {
             Finding::Bad(reason, message) => self.fail(name, failure(reason, message)),
-            Finding::Good if up && self.is_connected(name, now) => self.commit(name),
-            Finding::Good if up => {}
-            open => {
-                let until = if let Finding::Wait(until) = open { until } else { None };
+            Finding::Good if self.is_connected(name, now) => self.commit(name),
+            Finding::Good => {}
+            Finding::Wait(until) => {
                 let Some(work) = self.work_mut(name) else { return };
                 work.trial = until;
                 if up && work.phase == Phase::Starting {
@@ -752,6 +768,7 @@ impl Keeper {
         }
         let ack = entry_ack(entry);
         self.desired.beside.guarded.retain(|app| app != name);
+        self.desired.beside.tried.retain(|(app, ..)| app != name);
         self.save_state();
         self.emit(&work.origin, ack);
     }

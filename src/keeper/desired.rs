@@ -146,6 +146,8 @@ pub struct Beside {
     pub stopped: Vec<(Name, Name)>,
     /// Apps whose newest document, not yet in force, must leave the way to the broker open.
     pub guarded: Vec<Name>,
+    /// Versions on trial that have one to go back to, and the start of keeper (`boot`) in which each was first started.
+    pub tried: Vec<(Name, Digest, u64)>,
 }
 
 impl Beside {
@@ -153,6 +155,7 @@ impl Beside {
     pub fn accepted(&mut self, m: &Manifest, origin: &Origin, ends: bool) {
         self.stopped.retain(|(app, _)| *app != m.app || !ends);
         self.guarded.retain(|app| *app != m.app);
+        self.tried.retain(|(app, ..)| *app != m.app);
         if *origin == Origin::Device {
             self.lifted.retain(|app| *app != m.app);
             self.lifted.extend((m.body == Body::Inherit).then(|| m.app.clone()));

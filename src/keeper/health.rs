@@ -18,6 +18,8 @@ pub enum Event {
     Tick,
     /// The check ended, with this answer.
     Answer(bool),
+    /// It could not be made, for a reason that is not the container's: that says nothing.
+    Unknown,
 }
 
 /// What keeper must do now.
@@ -83,8 +85,12 @@ impl Watch {
                 self.answer(good, check, now);
                 None
             }
+            (Event::Unknown, true) => {
+                (self.busy, self.due) = (false, now.saturating_add(self.pace(check)));
+                None
+            }
             // Of a check that was given up.
-            (Event::Answer(_), false) => None,
+            (Event::Answer(_) | Event::Unknown, false) => None,
         }
     }
 
@@ -193,6 +199,28 @@ mod tests {
             watch.step(Event::Answer(false), &rules, ms(at));
             assert_eq!(watch.health(), health, "{at}");
         }
+    }
+
+    #[test]
+    fn a_check_that_could_not_be_made_counts_neither_way_also_after_the_limit() {
+        let rules = rules(0);
+        let mut watch = Watch::begin(&rules, ms(0), ms(0));
+        let mut make = |event| {
+            let now = watch.due();
+            assert_eq!(watch.step(Event::Tick, &rules, now), Some(Action::Check));
+            watch.step(event, &rules, now);
+            (watch.health(), watch.failures())
+        };
+        for _ in 0..99 {
+            assert_eq!(make(Event::Unknown), (Starting, 0));
+        }
+        assert_eq!(make(Event::Answer(true)), (Healthy, 0));
+        assert_eq!(make(Event::Answer(false)), (Healthy, 1));
+        assert_eq!(make(Event::Unknown), (Healthy, 1), "nor does it break a row");
+        assert_eq!(make(Event::Answer(false)), (Healthy, 2));
+        assert_eq!(make(Event::Answer(false)), (Unhealthy, 3));
+        assert_eq!(make(Event::Unknown), (Unhealthy, 3));
+        assert!(watch.due() > ms(99 * 500), "{:?}", watch.due());
     }
 
     #[test]

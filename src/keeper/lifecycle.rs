@@ -119,6 +119,11 @@ impl Life {
         self.streak
     }
 
+    /// Ends and failed starts that its restart policy has followed or will follow with a start, stable run or not, since the manifest came.
+    pub fn ends(&self) -> u32 {
+        self.restarts.saturating_add(u32::from(self.state == State::Restarting))
+    }
+
     /// What it did before no longer counts: something about it changed.
     pub fn forgive(&mut self) {
         self.streak = 0;

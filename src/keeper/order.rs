@@ -1,13 +1,15 @@
-//! The containers of an app as [`trial`] sees them: who may start now, and who has to be restarted because it is unhealthy.
+//! The containers of an app as [`trial`] sees them: who may start now, who has to be restarted because it is unhealthy, and what bounds a trial.
 
+use crate::image::Digest;
+use crate::ipc::Failure;
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
-use crate::keeper::trial::{self, Part};
+use crate::keeper::trial::{self, Bounds, Part};
 use crate::manifest::Name;
-use crate::protocol::Health;
+use crate::protocol::{Health, Reason};
 use std::time::Duration;
 
 /// What matters of a container.
@@ -20,6 +22,25 @@ pub fn part<'a>(live: &'a Live, held: &[Name]) -> Part<'a> {
         why: live.checkup.why(),
         policy: live.ready.rules.restart.policy,
         held: held.contains(&live.key.container),
+        ends: 0,
+    }
+}
+
+/// The containers of the version on trial.
+pub fn on_trial<'a>(app: &'a App, held: &'a [Name], bounds: &'a Bounds) -> impl Iterator<Item = Part<'a>> {
+    let wanted = app.live.iter().filter(|l| !l.doomed);
+    wanted.map(|l| Part { ends: if l.next.is_none() { bounds.ends(&l.key.container, &l.life) } else { 0 }, ..part(l, held) })
+}
+
+/// Of a trial that begins now.
+pub fn bounds(app: &App, now: Duration) -> Bounds {
+    let wanted = || app.live.iter().filter(|l| !l.doomed);
+    let untouched = wanted().filter(|l| l.next.is_none() && l.life.ends() > 0);
+    let stop = app.live.iter().map(|l| l.ready.rules.stop.timeout).max().unwrap_or_default();
+    let limit = trial::limit(wanted().map(|l| l.next.as_ref().unwrap_or(&l.ready).health.as_ref()));
+    Bounds {
+        until: now.saturating_add(stop).saturating_add(limit),
+        before: untouched.map(|l| (l.key.container.clone(), l.life.ends())).collect(),
     }
 }
 
@@ -38,6 +59,29 @@ pub fn start_wanted(app: &mut App, ctx: &mut Context, held: &[Name], now: Durati
 }
 
 impl Keeper {
+    /// Has on record that a version is being started, before it is: it may take the device down. The error is for one that has done so too often.
+    pub fn count_try(&mut self, name: &Name, version: Digest) -> Result<(), Failure> {
+        // One that somebody has stopped takes nothing down, and waits for him at every boot.
+        let waits = self.winner(name).is_some_and(|e| !e.held.is_empty());
+        let (boot, tried) = (self.ctx.boot, &mut self.desired.beside.tried);
+        match tried.iter().find(|(app, tried, _)| app == name && *tried == version) {
+            Some((.., first)) if !waits && trial::is_given_up(*first, boot) => {
+                let message = format!(
+                    "the device has been started {} times since this version was first started, and it has not shown that it works",
+                    boot - first
+                );
+                return Err(Failure { reason: Reason::CrashLoop, message });
+            }
+            Some(_) => {}
+            None => {
+                tried.retain(|(app, ..)| app != name);
+                tried.push((name.clone(), version, boot));
+                self.save_state();
+            }
+        }
+        Ok(())
+    }
+
     /// Restarts what its check calls unhealthy, as its policy says. A new version on trial fails instead.
     pub fn restart_unhealthy(&mut self, name: &Name, now: Duration) {
         let Self { ctx, apps, .. } = self;

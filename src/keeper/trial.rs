@@ -5,9 +5,13 @@
 //!
 //! Where there is no version to go back to, containers without a check have no grace time: taken away, they could not recover by themselves, as by
 //! their restart policy they can.
+//!
+//! A trial ends in bounded time, whatever containers do: each one's runs are counted, and [`limit`] is the longest for all of them. What a person or a
+//! command has stopped is the exception. Where there is a version to go back to, a trial waits for it, without limit, and then begins anew: nobody knows
+//! whether the version works, and to call it good would take the way back. Its start ends the wait, and so does a newer document.
 
-use crate::keeper::lifecycle::Life;
-use crate::manifest::{Name, RestartPolicy};
+use crate::keeper::lifecycle::{Life, STABLE};
+use crate::manifest::{Check, Name, RestartPolicy};
 use crate::protocol::{ContainerState, Health, Reason};
 use crate::sys::process::Ended;
 use std::time::Duration;
@@ -18,6 +22,11 @@ pub const GRACE: Duration = Duration::from_secs(3);
 pub const CRASHES: u32 = 3;
 /// A restart that is further away is not waited for: meanwhile nothing of the app may run.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Fresh starts of keeper after the one in which a version was first started, and in which it is started again: whoever loses power or reboots the device
+/// in the midst of an update has not said that the update is bad.
+const REBOOTS: u64 = 2;
+/// What one start may take: to be launched, and before that for its old control group to go.
+const LAUNCH: Duration = Duration::from_secs(60);
 
 /// One container of the version, as far as it matters.
 #[derive(Debug, Clone)]
@@ -36,6 +45,35 @@ pub struct Part<'a> {
     pub policy: RestartPolicy,
     /// Somebody has stopped it by hand.
     pub held: bool,
+    /// Its ends and failed starts since the trial began, also those after a stable run.
+    pub ends: u32,
+}
+
+/// What is known of a trial from its beginning, or from this keeper's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// When it is over; since boot.
+    pub until: Duration,
+    /// How often containers that the version has not touched had ended before.
+    pub before: Vec<(Name, u32)>,
+}
+
+impl Bounds {
+    /// How often one has ended since.
+    pub fn ends(&self, name: &Name, life: &Life) -> u32 {
+        let before = self.before.iter().find(|(n, _)| n == name).map_or(0, |(_, ends)| *ends);
+        life.ends().saturating_sub(before)
+    }
+}
+
+/// The longest that a trial may take once what ran before has stopped: for each container, in the order in which they may wait for each other, as many
+/// runs as make a crash loop, each with its launch, with the wait before it, and with the time after which its check has a last word (once more for
+/// one that an earlier keeper had seen). It ends one that would go on for ever; others end sooner.
+pub fn limit<'a>(checks: impl Iterator<Item = Option<&'a Check>>) -> Duration {
+    let answers = |c: &Check| c.interval.saturating_add(c.timeout).saturating_mul(c.retries.saturating_add(1)).saturating_mul(2);
+    let run = |check: Option<&Check>| check.map_or(STABLE, |c| c.start_period.saturating_add(answers(c)));
+    let one = |check| run(check).saturating_add(PATIENCE + LAUNCH).saturating_mul(CRASHES);
+    checks.map(one).fold(GRACE, Duration::saturating_add)
 }
 
 /// What is to be said of it, or of all of them.
@@ -63,19 +101,34 @@ pub fn judge<'a>(parts: impl Iterator<Item = Part<'a>>, grace: Duration, now: Du
     all
 }
 
+/// The same, in a trial that is over `until` then.
+pub fn within(found: Finding, until: Duration, now: Duration) -> Finding {
+    match found {
+        Finding::Wait(_) if now >= until => {
+            Finding::Bad(Reason::Health, "its containers did not all work at once in the longest time that a trial may take".into())
+        }
+        Finding::Wait(sooner) => Finding::Wait(Some(sooner.map_or(until, |sooner| sooner.min(until)))),
+        known => known,
+    }
+}
+
 fn one(part: &Part, grace: Duration, now: Duration) -> Finding {
     use ContainerState::{Exited, Failed, Running};
     let (life, name) = (part.life, part.name);
     let ended_well = life.state == Exited && life.last_exit == Some(Ended::Code(0));
     match part.health {
-        _ if part.held => Finding::Good,
-        _ if !part.begun => Finding::Wait(None),
+        _ if part.held && grace.is_zero() => Finding::Good,
+        _ if part.held || !part.begun => Finding::Wait(None),
         None if grace.is_zero() || part.policy == RestartPolicy::No => Finding::Good,
         _ if ended_well => Finding::Good,
         Some(Health::Unhealthy) => Finding::Bad(Reason::Health, format!("{name} is unhealthy: {}", part.why.unwrap_or("no answer"))),
+        _ if loops(life, now) => Finding::Bad(Reason::CrashLoop, format!("{name} {}{}", ends(life.streak()), last(life))),
+        // Each of its runs may have been stable, and none long enough for its check to give it up.
+        Some(_) if part.ends >= CRASHES => {
+            Finding::Bad(Reason::CrashLoop, format!("{name} ended {} times while on trial{}", part.ends, last(life)))
+        }
         Some(Health::Healthy) if life.state == Running => Finding::Good,
         None if life.state == Running && now >= life.since + grace => Finding::Good,
-        _ if loops(life, now) => Finding::Bad(Reason::CrashLoop, format!("{name} {}{}", ends(life.streak()), last(life))),
         Some(_) if matches!(life.state, Exited | Failed) => {
             Finding::Bad(Reason::Health, format!("{name} ended before it was healthy{}", last(life)))
         }
@@ -99,6 +152,12 @@ fn last(life: &Life) -> String {
     life.last_exit.map_or_else(String::new, |how| format!(", the last time with {how} (`wherry logs` may tell why)"))
 }
 
+/// Whether a version that was first started in start `first` of keeper, and has not come to its end since, is not to be started in start `boot`. What
+/// takes the device down (a panic, a watchdog) can be seen in no other way, and would do so at every boot.
+pub fn is_given_up(first: u64, boot: u64) -> bool {
+    boot.saturating_sub(first) > REBOOTS
+}
+
 /// Whether a container that others wait for lets them start.
 pub fn lets_start(part: &Part) -> bool {
     // What a person has stopped is his to start; the others do not wait for him.
@@ -108,9 +167,9 @@ pub fn lets_start(part: &Part) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CRASHES, Finding, GRACE, Part, judge, lets_start};
+    use super::{Bounds, CRASHES, Finding, GRACE, Part, judge, lets_start, within};
     use crate::keeper::lifecycle::{Event, Life, Rules};
-    use crate::manifest::{Name, Restart, RestartPolicy, Stop};
+    use crate::manifest::{Check, How, Name, Restart, RestartPolicy, Stop};
     use crate::protocol::{Health, Reason};
     use crate::sys::process::Ended;
     use RestartPolicy::{Always, No, OnFailure};
@@ -145,7 +204,7 @@ mod tests {
             for event in [Event::Start, Event::Started, CRASH] {
                 life.step(event, &rules, s(0));
             }
-            let part = Part { name: &name, life: &life, begun: true, health: None, why: None, policy: Always, held: false };
+            let part = Part { name: &name, life: &life, begun: true, health: None, why: None, policy: Always, held: false, ends: 0 };
             let found = judge(std::iter::once(part), GRACE, s(0));
             assert_eq!(matches!(&found, Finding::Bad(Reason::CrashLoop, why) if why.contains("not soon")), bad, "{delay}: {found:?}");
         }
@@ -158,7 +217,7 @@ mod tests {
     fn verdict(policy: RestartPolicy, health: Option<Health>, events: &[Event], grace: Duration, now: u64) -> Finding {
         let (name, life): (Name, _) = ("db".parse().unwrap(), life(policy, events));
         judge(
-            [Part { name: &name, life: &life, begun: true, health, why: Some("refused"), policy, held: false }].into_iter(),
+            [Part { name: &name, life: &life, begun: true, health, why: Some("refused"), policy, held: false, ends: 0 }].into_iter(),
             grace,
             s(now),
         )
@@ -207,6 +266,72 @@ mod tests {
         check(No, None, &[CRASH], GOOD);
     }
 
+    /// One with a check that ran for this long, time and again, and is up or waits for its next run.
+    #[track_caller]
+    fn check_ends(seconds: u64, ends: u32, up: bool, health: Health, expected: Result<bool, Reason>) {
+        let rules = Rules { restart: Restart { policy: Always, delay: s(0), max_delay: s(0) }, stop: Stop { signal: None, timeout: s(9) } };
+        let (name, mut life, mut now): (Name, _, _) = ("db".parse().unwrap(), Life::default(), s(0));
+        life.step(Event::Start, &rules, now);
+        for n in 0..ends {
+            life.step(Event::Started, &rules, now);
+            now += s(seconds);
+            life.step(CRASH, &rules, now);
+            if up || n + 1 < ends {
+                life.step(Event::Tick, &rules, now);
+            }
+        }
+        if up {
+            life.step(Event::Started, &rules, now);
+        }
+        // Two from before the trial.
+        let bounds = Bounds { until: s(0), before: vec![(name.clone(), 2)] };
+        let ends = bounds.ends(&name, &life);
+        let part = Part { name: &name, life: &life, begun: true, health: Some(health), why: None, policy: Always, held: false, ends };
+        let got = match judge(std::iter::once(part), GRACE, now) {
+            Finding::Bad(reason, why) => {
+                assert!(why.starts_with("db ended 3 times while on trial, the last time with code 1"), "{why}");
+                Err(reason)
+            }
+            found => Ok(found == Finding::Good),
+        };
+        assert_eq!(got, expected, "{ends} ends, up {up}, {health}");
+    }
+
+    #[test]
+    fn ends_after_stable_runs_count_too_where_there_is_a_check() {
+        check_ends(11, CRASHES + 1, false, Health::Starting, WAIT);
+        check_ends(11, CRASHES + 2, false, Health::Starting, Err(Reason::CrashLoop));
+        check_ends(11, CRASHES + 2, true, Health::Healthy, Err(Reason::CrashLoop));
+        check_ends(11, CRASHES + 1, true, Health::Healthy, GOOD);
+    }
+
+    #[test]
+    fn a_trial_is_over_after_the_longest_time_that_its_containers_may_take() {
+        let check = |interval, start_period| Check { how: How::File("/x".into()), start_period, interval, timeout: s(5), retries: 2 };
+        let (quick, slow) = (check(s(1), s(0)), check(s(30), s(600)));
+        let limit = |checks: &[Option<&Check>]| super::limit(checks.iter().copied());
+        assert_eq!(limit(&[None]), s(3 + 3 * 80));
+        assert_eq!(limit(&[Some(&quick)]), s(3 + 3 * (36 + 70)));
+        assert_eq!(limit(&[Some(&slow), None]), s(3 + 3 * (600 + 210 + 70) + 3 * 80));
+        assert_eq!(limit(&[Some(&check(Duration::MAX, Duration::MAX)), None]), Duration::MAX);
+        for (found, now, expected) in [
+            (Finding::Wait(None), 8, Finding::Wait(Some(s(9)))),
+            (Finding::Wait(Some(s(7))), 6, Finding::Wait(Some(s(7)))),
+            (Finding::Wait(Some(s(12))), 8, Finding::Wait(Some(s(9)))),
+            (Finding::Good, 9, Finding::Good),
+        ] {
+            assert_eq!(within(found, s(9), s(now)), expected);
+        }
+        assert!(matches!(within(Finding::Wait(Some(s(12))), s(9), s(9)), Finding::Bad(Reason::Health, _)));
+    }
+
+    #[test]
+    fn a_version_is_started_in_three_boots_and_no_more() {
+        for (boot, expected) in [(7, false), (8, false), (9, false), (10, true), (99, true), (3, false)] {
+            assert_eq!(super::is_given_up(7, boot), expected, "{boot}");
+        }
+    }
+
     #[test]
     fn with_nothing_to_go_back_to_only_checks_count() {
         for events in [&[][..], &[CRASH], &loops(CRASHES)] {
@@ -220,8 +345,16 @@ mod tests {
     fn of_several_the_bad_one_decides_and_all_must_be_good() {
         let names = ["a", "b", "c"].map(|n| n.parse::<Name>().unwrap());
         let lives = [life(Always, &[]), life(Always, &[CRASH]), life(Always, &loops(CRASHES))];
-        let part =
-            |i: usize, begun, health, held| Part { name: &names[i], life: &lives[i], begun, health, why: None, policy: Always, held };
+        let part = |i: usize, begun, health, held| Part {
+            name: &names[i],
+            life: &lives[i],
+            begun,
+            health,
+            why: None,
+            policy: Always,
+            held,
+            ends: 0,
+        };
         let all = |parts: Vec<Part<'_>>| judge(parts.into_iter(), GRACE, s(2));
         let (waits, healthy) = (part(0, true, None, false), part(0, true, Some(Health::Healthy), false));
         assert_eq!(all(vec![]), Finding::Good);
@@ -229,7 +362,9 @@ mod tests {
         assert_eq!(all(vec![healthy.clone(), waits.clone(), part(1, true, None, false)]), Finding::Wait(Some(GRACE)));
         assert_eq!(all(vec![part(1, true, None, false), healthy.clone()]), Finding::Wait(None));
         assert_eq!(all(vec![part(0, false, None, false), healthy.clone()]), Finding::Wait(None), "not begun");
-        assert_eq!(all(vec![part(2, false, None, true), healthy]), Finding::Good, "stopped by hand");
+        assert_eq!(all(vec![part(2, false, None, true), healthy.clone()]), Finding::Wait(None), "stopped by hand");
+        let first = judge([part(2, false, None, true), healthy].into_iter(), Duration::ZERO, s(2));
+        assert_eq!(first, Finding::Good, "stopped by hand, with nothing to go back to");
         assert!(
             matches!(all(vec![waits, part(2, true, None, false)]), Finding::Bad(Reason::CrashLoop, why) if why.starts_with("c ended 3 times"))
         );
@@ -239,7 +374,7 @@ mod tests {
     fn one_that_others_wait_for_must_have_begun_and_be_healthy_if_it_can() {
         let (name, up, done): (Name, _, _) = ("db".parse().unwrap(), life(Always, &[]), life(No, &[OK]));
         let check = |life, begun, health, held, expected| {
-            let part = Part { name: &name, life, begun, health, why: None, policy: Always, held };
+            let part = Part { name: &name, life, begun, health, why: None, policy: Always, held, ends: 0 };
             assert_eq!(lets_start(&part), expected, "{part:?}");
         };
         check(&up, true, None, false, true);
