@@ -97,8 +97,9 @@ fn tombstone(app: &str) -> Value {
 }
 
 /// A document that differs from all others of this app.
+/// One that need not run for its grace time to be good: it is never to be restarted.
 fn version(app: &str, n: u32) -> Value {
-    manifest(app, with(shell("exec sleep 100000"), json!({"env": {"VERSION": n.to_string()}})))
+    manifest(app, with(shell("exec sleep 100000"), json!({"env": {"VERSION": n.to_string()}, "restart": {"policy": "no"}})))
 }
 
 // ---- full ----
