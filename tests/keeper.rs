@@ -816,7 +816,7 @@ fn following_shows_what_comes_and_ends_with_the_container() {
     device.deploy(&manifest("web", with(shell(script), json!({"restart": {"policy": "no"}}))));
     let mut follower = Follower(device.command(&["logs", "-f", "web"]).stdout(Stdio::piped()).spawn().unwrap());
     follower.until("one\n");
-    device.exec("web", &["touch", "/tmp/go"]);
+    device.let_go("web", "/tmp/go");
     follower.until("two\n");
     let ended = within(harness::PATIENCE, || follower.0.try_wait().unwrap()).expect("it ends with the container");
     assert!(ended.success());

@@ -180,7 +180,7 @@ fn check_upgrade(start: impl Fn(&Device)) {
     assert_eq!(device.running("web"), pid);
     let version = device.json(&["version"]);
     assert_eq!((&version["keeper"]["pid"], &version["keeper"]["boot"]), (&json!(keeper), &json!(1)));
-    device.exec("web", &["touch", "/tmp/go"]);
+    device.let_go("web", "/tmp/go");
     assert_eq!(device.becomes("web", "exited")["last_exit"], json!({"code": 9}));
 }
 
@@ -228,7 +228,7 @@ fn an_upgrade_without_init_can_still_wait_for_the_program() {
     eventually("its agent is a new one", || role_of(device.keeper(), "agent").filter(|a| *a != agent));
     device.answers();
     assert_eq!(device.running("web"), pid);
-    device.exec("web", &["touch", "/tmp/go"]);
+    device.let_go("web", "/tmp/go");
     assert_eq!(device.becomes("web", "exited")["last_exit"], json!({"code": 9}));
 }
 
