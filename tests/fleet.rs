@@ -602,7 +602,7 @@ fn a_device_that_trusts_a_key_takes_what_is_signed_by_it() {
     fails(&device, &["apply", "-d", &id, "-k", "team.pub", &file], 65, "cannot sign with team.pub: it is the public key");
     fails(&device, &["apply", "-d", &id, "-k", "no.sec", &file], 66, "cannot read the key no.sec");
     assert_eq!(ctl(&device, &["diff", "-d", &id, &file]).code, 0, "what the broker keeps is looked into");
-    fails(&device, &["retry", "-d", &id, "-k", "team.sec", "web"], 65, "it refused (unsupported)");
+    fails(&device, &["retry", "-d", &id, "-k", "team.sec", "web"], 65, "it refused (bad_value): web has not failed");
     // Signed on another machine, published by this one.
     let document =
         with(manifest("web", pinned(sleeper())), json!({"seq": 3_000_000_000_000u64, "target": {"fleet": "wherry", "device": id}}));
@@ -805,7 +805,7 @@ fn tls_takes_the_right_authority_and_certificate_and_names_what_is_wrong() {
 #[test]
 fn an_access_list_that_keeps_a_document_out_is_named() {
     let mut device = Device::prepared(json!({}));
-    let list = device.file("acl", "topic read wherry/#\ntopic write wherry/v1/d/+/out/#\ntopic read #\ntopic write probe\n");
+    let list = device.file("acl", "topic read wherry/#\ntopic write wherry/v1/d/+/out/#\ntopic read #\ntopic write wherry/probe\n");
     device.broker.configure(&format!("acl_file {list}"));
     device.broker.up();
     let file = device.file("web.json", manifest("web", sleeper()).to_string());

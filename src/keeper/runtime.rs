@@ -12,6 +12,7 @@ use crate::keeper::plan::Ready;
 use crate::keeper::poll::Key;
 use crate::manifest::Name;
 use crate::sys::fd::read_file;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount, umount};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Version of the record format, frozen by bytes: a newer keeper adopts what an older one started.
 const VERSION: u8 = 1;
@@ -155,10 +157,18 @@ impl Runtime {
         Ok(())
     }
 
-    /// Unmounts the tmpfs: all containers are gone.
+    /// Unmounts the tmpfs: all containers are gone. A child that was only just spawned may hold a file of it a moment longer: exec wakes the parent before it
+    /// closes what is close-on-exec (`begin_new_exec`, fs/exec.c).
     pub fn close(self) -> io::Result<()> {
+        const TRIES: u32 = 100;
         let root = self.root.clone();
         drop(self);
+        for _ in 1..TRIES {
+            match umount(&root) {
+                Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(20)),
+                done => return Ok(done?),
+            }
+        }
         Ok(umount(&root)?)
     }
 }
