@@ -477,6 +477,11 @@ impl Live {
         ctx.poll.remove(&process.pidfd, process.token);
         let Process { pid, pidfd, .. } = process;
         let how = self.how_ended(ctx, pid);
+        let ran = matches!(how, Some(Ended::Code(_))) || ctx.runtime.exit_record(&self.key).is_some();
+        if ran && self.failure.is_none() && self.life.state == ContainerState::Starting {
+            // It was faster than launch, whose end tells of the others that their program was exec'd.
+            self.event(ctx, Event::Started, now);
+        }
         // One that somebody traces can be waited for only once the tracer has let go of it.
         ctx.reap_later(Child { pid, pidfd });
         self.look_for_oom(ctx);
