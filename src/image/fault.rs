@@ -1,14 +1,15 @@
 //! Failures while an image is brought in: which reason a kernel answer means.
 
+use crate::exit::visible;
 use crate::ipc::Failure;
 use crate::protocol::Reason;
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::AsFd;
 
-/// A failure of this reason.
-pub fn fault(reason: Reason, message: impl Into<String>) -> Failure {
-    Failure { reason, message: message.into() }
+/// A failure of this reason. Its message may quote an image, whose names may hold anything: control characters are escaped.
+pub fn fault(reason: Reason, message: impl AsRef<str>) -> Failure {
+    Failure { reason, message: visible(message.as_ref()) }
 }
 
 /// A failed system call. `doing` is verb and object: `cannot open /x`.

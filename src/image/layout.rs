@@ -90,6 +90,9 @@ fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Failur
     serde_json::from_slice(bytes).map_err(|e| fault(Reason::HostileArchive, format!("cannot read {what}: {e}")))
 }
 
+/// Of what an index offers, a message names no more.
+const MOST_NAMED: usize = 20;
+
 /// Picks the one descriptor of an index that is meant: by name, by digest, by platform, in this order.
 pub fn choose(bytes: &[u8], what: &str, wanted: Wanted<'_>) -> Result<Descriptor, Failure> {
     let all: Vec<Descriptor> = json::<Index>(bytes, what)?.manifests.unwrap_or_default().into_iter().filter(Descriptor::is_image).collect();
@@ -109,7 +112,8 @@ pub fn choose(bytes: &[u8], what: &str, wanted: Wanted<'_>) -> Result<Descriptor
 fn by_platform(named: &[&Descriptor], what: &str, host: &Host) -> Result<Descriptor, Failure> {
     let best = named.iter().filter_map(|d| d.rank(host)).max();
     let Some(best) = best else {
-        let seen: Vec<String> = named.iter().filter_map(|d| d.platform.as_ref()).map(|p| format!("{}/{}", p.os, p.architecture)).collect();
+        let seen: Vec<String> =
+            named.iter().filter_map(|d| d.platform.as_ref()).map(|p| format!("{}/{}", p.os, p.architecture)).take(MOST_NAMED).collect();
         return Err(fault(Reason::Unsupported, format!("{what} has no image for {host}, only for {}", seen.join(", "))));
     };
     let mut fit = named.iter().filter(|d| d.rank(host) == Some(best));
@@ -131,8 +135,7 @@ fn missing(what: &str, tag: Option<&str>, all: &[Descriptor]) -> Failure {
 }
 
 fn tags<'a>(of: impl Iterator<Item = &'a Descriptor>) -> String {
-    const MOST: usize = 20;
-    let names: Vec<&str> = of.filter_map(Descriptor::tag).take(MOST).collect();
+    let names: Vec<&str> = of.filter_map(Descriptor::tag).take(MOST_NAMED).collect();
     if names.is_empty() { "(none has a tag)".to_owned() } else { names.join(", ") }
 }
 
@@ -225,6 +228,16 @@ mod tests {
         assert_eq!(pick(&index, None, None), Ok(3));
         assert_eq!(pick(&index[..2], None, None), Ok(2));
         assert_eq!(pick(&index[..1], None, None).unwrap_err().0, Reason::Unsupported);
+    }
+
+    #[test]
+    fn names_from_an_index_neither_steer_a_terminal_nor_fill_it() {
+        let index: Vec<String> = (0..100).map(|n| platform(n, r"a\u007f\u001b[2J", "")).collect();
+        let message = pick(&index, None, None).unwrap_err().1;
+        assert!(message.contains(r"linux/a\u{7f}\u{1b}[2J") && !message.contains(char::is_control), "{message:?}");
+        assert!(message.len() < 1_000, "{message}");
+        let (_, message) = pick(&[tagged(1, r"b\u0000")], Some("c"), None).unwrap_err();
+        assert!(message.contains(r"b\u{0}"), "{message:?}");
     }
 
     #[test]
