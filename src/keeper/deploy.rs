@@ -7,18 +7,15 @@ use crate::image::Digest;
 use crate::ipc::{Ack, Download, Failure, LinkState, Origin, Refusal};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
-use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
+use crate::keeper::desired::{self, Entry, Version};
 use crate::keeper::guard;
 use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::order;
 use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::poll::Key;
-use crate::keeper::rollout;
-use crate::keeper::store::Purpose;
 use crate::keeper::trial::{self, Bounds, Finding};
-use crate::manifest::{self, Body, Container, Faults, Manifest, Name, Severity, Target, Whom};
+use crate::manifest::{self, Body, Container, Manifest, Name};
 use crate::protocol::{ContainerState, Reason, State};
-use crate::trust::Grant;
 use std::io;
 use std::time::Duration;
 
@@ -87,6 +84,11 @@ impl Work {
         Self { origin, version, aim, phase, containers, retry: None, trial: None, bounds: None, guard: None, lost: 0 }
     }
 
+    /// The version whose end this origin waits to hear.
+    pub fn answers_to(&self, origin: &Origin) -> Option<&Version> {
+        (self.origin == *origin && self.aim != Aim::Restore).then_some(&self.version)
+    }
+
     /// When it wants to be carried on without any other event.
     pub fn due(&self) -> Option<Duration> {
         self.retry.into_iter().chain(self.trial).min()
@@ -98,7 +100,7 @@ impl Work {
     }
 }
 
-fn failure(reason: Reason, message: impl Into<String>) -> Failure {
+pub fn failure(reason: Reason, message: impl Into<String>) -> Failure {
     Failure { reason, message: message.into() }
 }
 
@@ -107,208 +109,6 @@ fn unread(what: &str, e: &io::Error) -> Failure {
 }
 
 impl Keeper {
-    // ---- documents ----
-
-    /// Takes one document. What becomes of it is told by acks; the error is for a document that names no app.
-    /// `signers` are the keys that signed it, where a key must.
-    pub fn submit(&mut self, origin: &Origin, topic: Option<&Name>, payload: &[u8], signers: Option<&[Grant]>) -> Result<(), Failure> {
-        let sha256 = Digest::of(payload);
-        let (app, seq, verdict) = match manifest::parse(payload) {
-            Ok(m) => {
-                let verdict = self.verdict(origin, topic, payload, &m, signers);
-                if let Err(refusals) = &verdict {
-                    self.refused.remember(origin, &m, sha256, refusals);
-                }
-                (topic.cloned().unwrap_or_else(|| m.app.clone()), m.seq, verdict)
-            }
-            Err(faults) => match topic {
-                Some(app) => (app.clone(), None, Err(refusals(&faults))),
-                None => return Err(failure(faults.first_reason(), faults.to_string())),
-            },
-        };
-        let ack =
-            |state, refusals| Ack { app: app.clone(), seq, sha256, attempt: 1, state, refusals, rolled_back_to: None, progress: None };
-        self.emit(origin, ack(State::Received, Vec::new()));
-        let accepted = match verdict {
-            Err(refusals) => Err(refusals),
-            Ok(None) => {
-                self.repeat(origin, &app);
-                return Ok(());
-            }
-            Ok(Some(m)) => self.accept(origin, &m, payload).map_err(|f| vec![f.into()]),
-        };
-        match accepted {
-            Err(refusals) => self.emit(origin, ack(State::Rejected, refusals)),
-            Ok((state, why)) => {
-                self.emit(origin, ack(state, why.into_iter().collect()));
-                self.elect(&app);
-                // What is replaced without a deployment is nobody's any more.
-                if state != State::Accepted {
-                    self.collect();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The document to accept; `None` if it is the one we have, whatever has become of the key that signed it.
-    fn verdict(
-        &self,
-        origin: &Origin,
-        topic: Option<&Name>,
-        payload: &[u8],
-        m: &Manifest,
-        signers: Option<&[Grant]>,
-    ) -> Result<Option<Manifest>, Vec<Refusal>> {
-        let judged = self.judge(origin, topic, m, Digest::of(payload));
-        if judged == Ok(false) {
-            return Ok(None);
-        }
-        self.vouch(origin, m, signers)?;
-        judged.map_err(|f| vec![f.into()])?;
-        match self.refused.find(origin, m, Digest::of(payload)) {
-            Some(refusals) => Err(refusals),
-            None => self.admit(origin, payload).map(Some),
-        }
-    }
-
-    /// Whether it is new; otherwise it is a repeat of what we have.
-    fn judge(&self, origin: &Origin, topic: Option<&Name>, m: &Manifest, sha256: Digest) -> Result<bool, Failure> {
-        if let Some(topic) = topic.filter(|t| **t != m.app) {
-            return Err(failure(Reason::WrongTarget, format!("the document is for app {}, but it came on the topic of {topic}", m.app)));
-        }
-        m.target.as_ref().map_or(Ok(()), |target| self.check_target(origin, target))?;
-        if let Some((reason, message)) = desired::ownership(&self.desired.entries, origin, &m.app) {
-            return Err(failure(reason, message));
-        }
-        let known = self.desired.entries.iter().find(|e| e.origin == *origin && e.app == m.app);
-        match desired::decide(known, Incoming { seq: m.seq, sha256 }) {
-            Verdict::Repeat => return Ok(false),
-            Verdict::Reject(reason, message) => return Err(failure(reason, message)),
-            Verdict::Process => self.check_time(m.not_after)?,
-        }
-        if m.body == Body::Inherit && *origin != Origin::Device {
-            return Err(failure(Reason::BadValue, "only what a device's own topic said can be lifted, and only there"));
-        }
-        let apps = self.desired.entries.iter().filter(|e| !desired::is_gone(e)).count();
-        if known.is_none_or(desired::is_gone) && apps >= desired::MAX_APPS && matches!(m.body, Body::Run(_)) {
-            return Err(failure(Reason::Policy, format!("this device has {apps} apps, the most it may have")));
-        }
-        Ok(true)
-    }
-
-    /// What this device puts into manifests.
-    pub fn variables(&self) -> manifest::Device<'_> {
-        manifest::Device { id: self.device.as_str(), variables: &self.ctx.settings.variables }
-    }
-
-    /// Whether what came by this topic is for this device.
-    pub fn check_target(&self, origin: &Origin, target: &Target) -> Result<(), Failure> {
-        let here = &self.device;
-        let fits = match (origin, &target.whom) {
-            (Origin::Device | Origin::Local, Whom::Device(d)) => d == here,
-            (Origin::Group(g), Whom::Group(t)) => g == t,
-            _ => false,
-        };
-        if fits && target.fleet == self.ctx.settings.root {
-            return Ok(());
-        }
-        Err(failure(
-            Reason::WrongTarget,
-            format!("the document's target is not this device ({here} of fleet {}) or the topic it came on", self.ctx.settings.root),
-        ))
-    }
-
-    /// Puts a document on record, before anything is done for it. Its first state, and why it is held.
-    fn accept(&mut self, origin: &Origin, m: &Manifest, payload: &[u8]) -> Result<(State, Option<Refusal>), Failure> {
-        let position = self.desired.entries.iter().position(|e| e.origin == *origin && e.app == m.app);
-        if m.body == Body::Inherit && position.is_none() {
-            // Nothing was said that could be lifted, and nothing needs to be remembered.
-            return Ok((State::Removed, None));
-        }
-        let removal = !matches!(m.body, Body::Run(_));
-        let purpose = if matches!(m.body, Body::Remove { .. }) { Purpose::Remove } else { Purpose::Deploy };
-        let sha256 = self.store.put_manifest(payload, purpose).map_err(|e| self.unwritten("cannot store the document", e))?;
-        let newest = Version { seq: m.seq, sha256, removal, attempt: 1, images: Vec::new() };
-        let before = self.desired.clone();
-        let superseded = self.supersede(&m.app, origin);
-        let was_in_force = self.winner(&m.app).is_some_and(|e| e.origin == *origin);
-        let old = position.map(|i| self.desired.entries.remove(i));
-        // What was lifted is not gone back to.
-        let kept = old.as_ref().filter(|_| m.body != Body::Inherit).and_then(|e| e.in_force().cloned());
-        let refusal = self.is_outside(m, kept.as_ref());
-        let state = match (&m.body, &refusal) {
-            (Body::Inherit, _) => State::Removed,
-            (_, Some(_)) => State::Held,
-            _ => State::Accepted,
-        };
-        self.desired.beside.accepted(m, origin, was_in_force && state != State::Held);
-        if *origin != Origin::Local && self.needs_guard(m, kept.as_ref()) {
-            self.desired.beside.guarded.push(m.app.clone());
-        }
-        let mark = m.seq.max(old.as_ref().and_then(|e| e.mark));
-        let first = (state, refusal.clone());
-        // What a person stopped stays so while the version that runs here stays.
-        let held = old.filter(|_| state == State::Held).map(|e| e.held).unwrap_or_default();
-        let (origin_, app) = (origin.clone(), m.app.clone());
-        self.desired.entries.push(Entry { origin: origin_, app, mark, newest, state, refusal, kept, held });
-        let forgotten = desired::forget_oldest(&mut self.desired.entries);
-        self.desired.beside.tidy(&self.desired.entries);
-        if self.wants_signatures() {
-            desired::remember(&mut self.desired.signed.forgotten, &forgotten);
-        }
-        if let Err(e) = self.store.save(&self.desired) {
-            self.desired = before;
-            return Err(self.unwritten("cannot record the document", e));
-        }
-        self.unsaved = None;
-        if let Some(ack) = superseded {
-            self.emit(origin, ack);
-        }
-        Ok(first)
-    }
-
-    /// Why a document that is for a part of the devices is not for this one yet. What runs here already stays, however small that part has become.
-    fn is_outside(&self, m: &Manifest, runs: Option<&Version>) -> Option<Refusal> {
-        let why = rollout::outside(m, &self.device)?;
-        let same = runs.is_some_and(|v| self.document(v).is_some_and(|running| rollout::is_same(&running, m)));
-        (!same).then(|| Refusal { path: desired::ROLLOUT.to_owned(), ..failure(Reason::Policy, why).into() })
-    }
-
-    /// The document of a version, as it was published.
-    pub fn document(&self, version: &Version) -> Option<Manifest> {
-        manifest::parse(&self.store.manifest(&version.sha256).ok()?).ok()
-    }
-
-    /// The answer for a deployment that a newer document overtakes.
-    fn supersede(&self, app: &Name, origin: &Origin) -> Option<Ack> {
-        // One that was held never ran, but it was accepted: it too gets its end.
-        let held = self.desired.entries.iter().find(|e| e.app == *app && e.origin == *origin && e.state == State::Held);
-        if let Some(entry) = held {
-            return Some(Ack { state: State::Superseded, refusals: Vec::new(), ..entry_ack(entry) });
-        }
-        let work = self.app(app)?.work.as_ref().filter(|w| w.origin == *origin && w.aim != Aim::Restore)?;
-        Some(Ack {
-            app: app.clone(),
-            seq: work.version.seq,
-            sha256: work.version.sha256,
-            attempt: work.version.attempt,
-            state: State::Superseded,
-            refusals: Vec::new(),
-            rolled_back_to: None,
-            progress: None,
-        })
-    }
-
-    fn repeat(&mut self, origin: &Origin, app: &Name) {
-        if let Some(entry) = self.desired.entries.iter().find(|e| e.origin == *origin && e.app == *app) {
-            let ack = entry_ack(entry);
-            self.emit(origin, ack);
-        }
-    }
-
-    // ---- work ----
-
     /// After a start in the midst of a deployment: the version before runs while the new one is brought in.
     pub fn revive(&mut self, name: &Name) {
         let winner = self.winner(name).cloned();
@@ -687,7 +487,8 @@ impl Keeper {
         }
     }
 
-    fn needs_guard(&self, m: &Manifest, runs: Option<&Version>) -> bool {
+    /// Whether a document could cut the way to the broker, while that is known to work.
+    pub fn needs_guard(&self, m: &Manifest, runs: Option<&Version>) -> bool {
         let up_for = self.link_since.map(|since| self.now().saturating_sub(since));
         guard::is_needed(m, runs.and_then(|v| self.document(v)).as_ref(), up_for)
     }
@@ -805,15 +606,6 @@ pub fn entry_ack(entry: &Entry) -> Ack {
 
 fn in_work(state: State) -> bool {
     !state.is_terminal() && state != State::Held
-}
-
-/// Most reasons in one answer: it must fit a message.
-pub const MAX_REFUSALS: usize = 16;
-
-/// Every error of a document, as far as the answer has room.
-pub fn refusals(faults: &Faults) -> Vec<Refusal> {
-    let errors = faults.0.iter().filter(|f| f.severity == Severity::Error);
-    errors.take(MAX_REFUSALS).map(|f| Refusal { reason: f.reason, path: f.path.clone(), message: f.sentence() }).collect()
 }
 
 fn make_ready(container: Container, image: &crate::image::Record, network: bool) -> Result<Ready, Failure> {

@@ -7,12 +7,14 @@
 //! | `policy` `admission` `admit` | what a document may ask for, and whether the device has it: two pure decisions, and what they are made of |
 //! | `trusted` `commands` | whose signature counts, keysets; what is done for a command |
 //! | `health` `trial` `guard` | pure decisions: is a container healthy; does a new version work, in which order does it start, does it keep the way to the broker |
+//! | `accept` | which documents are taken, and what is answered |
 //! | `deploy` `order` | from a document to running containers; who starts when |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
 //! | `containers` `checks` `syslog` | one live container; its health checks; its output to the device's log |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` `diag` | rows for people, payloads for the broker, the support bundle |
 
+mod accept;
 pub mod admission;
 mod admit;
 mod adopt;

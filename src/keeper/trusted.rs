@@ -7,7 +7,7 @@ use crate::config::MAX_GROUPS;
 use crate::image::Digest;
 use crate::ipc::{Failure, Origin, Refusal, Topic, TrustReport, TrustedKey};
 use crate::keeper::Keeper;
-use crate::keeper::deploy::refusals;
+use crate::keeper::accept::refusals;
 use crate::manifest::{Manifest, Target, Whom};
 use crate::protocol::{self as wire, Detail, Reason, State, encode};
 use crate::sys::fd::read_to_end;
