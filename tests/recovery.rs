@@ -264,15 +264,7 @@ fn after_a_reboot_the_last_good_state_starts_without_a_broker() {
     let bad = device.publish(&numbered("web", 2, with(sleeper(), json!({"command": ["/bin/nothing"]}))));
     device.ack(&bad, "failed");
     let old = device.running("web");
-    device.end(Signal::SIGKILL);
-    eventually("roles are gone", || {
-        for pid in device.tasks("web") {
-            // It may have gone with its pid 1.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        device.processes().is_empty().then_some(())
-    });
-    nix::mount::umount(&device.dir.join("run")).unwrap();
+    device.power_off();
     device.broker.down();
     device.start();
     assert_ne!(device.running("web"), old);
@@ -294,15 +286,7 @@ fn after_a_reboot_in_the_midst_of_an_update_the_version_before_runs_meanwhile_an
     let slow = with(sleeper(), json!({"image": {"ref": format!("rootfs:{}", image.display())}}));
     let next = device.publish(&numbered("web", 2, slow));
     device.ack(&next, "fetching");
-    device.end(Signal::SIGKILL);
-    eventually("roles are gone", || {
-        for pid in device.tasks("web") {
-            // It may have gone with its pid 1.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        device.processes().is_empty().then_some(())
-    });
-    nix::mount::umount(&device.dir.join("run")).unwrap();
+    device.power_off();
     fs::remove_file(&image).unwrap();
     device.start();
     device.ack(&next, "failed");

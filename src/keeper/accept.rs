@@ -36,6 +36,7 @@ impl Keeper {
             Err(refusals) => Err(refusals),
             Ok(None) => {
                 self.repeat(origin, &app);
+                self.find_again(origin, &app, payload);
                 return Ok(());
             }
             Ok(Some(m)) => self.accept(origin, &m, payload).map_err(|f| vec![f.into()]),
@@ -201,6 +202,19 @@ impl Keeper {
             rolled_back_to: None,
             progress: None,
         })
+    }
+
+    /// A firmware upgrade can keep the record and lose the document: the broker's copy is as good.
+    fn find_again(&mut self, origin: &Origin, app: &Name, payload: &[u8]) {
+        let sha256 = Digest::of(payload);
+        let is_newest = |e: &Entry| e.origin == *origin && e.app == *app && e.newest.sha256 == sha256 && !e.newest.removal;
+        if !self.desired.entries.iter().any(is_newest) || self.store.manifest(&sha256).is_ok() {
+            return;
+        }
+        match self.store.put_manifest(payload, Purpose::Deploy) {
+            Ok(_) => self.elect(app),
+            Err(e) => log::error!("cannot store the document of {app} again: {e}"),
+        }
     }
 
     fn repeat(&mut self, origin: &Origin, app: &Name) {

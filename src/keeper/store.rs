@@ -12,13 +12,15 @@ use crate::keeper::desired::{Beside, Entry};
 use crate::sys::fd::read_file;
 use crate::trust::Keyset;
 use nix::sys::statfs::{F2FS_SUPER_MAGIC, fstatfs};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Version of the record format. Records of another version are not touched and not read.
+/// Version of the record format. What a release adds goes to the end of the body, where older ones pass over it and newer ones do without; the version
+/// rises only when that cannot be done. Header and checksum are the same in every version, so that a later record is known from a damaged one.
 const VERSION: u8 = 1;
 const MAGIC: &[u8; 4] = b"WHRY";
 /// magic, version, generation, length of the body, CRC-32 of all before it and the body.
@@ -71,8 +73,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the data directory, making what is missing, and reads the newest whole record. The flag says that there were records, but none whole:
-    /// they are put aside as `.bad`, and the state is empty until documents come again.
+    /// Opens the data directory, making what is missing, and reads the newest whole record. The flag says that there were records, but none that can
+    /// be read: they are put aside as `.bad`, and the state is empty until documents come again.
+    ///
+    /// After a downgrade past a change of the format, starts are counted on from the later record's number, which is never below its count: what
+    /// is bound to a start that was stays of the past.
     ///
     /// # Errors
     /// The file system's; a spoiled record is none.
@@ -80,18 +85,21 @@ impl Store {
         fs::create_dir_all(data.join("manifests"))?;
         let paths = ["state.a", "state.b"].map(|name| data.join(name));
         let slots = paths.each_ref().map(|path| read_slot(path));
-        let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
-        let damaged = newest.is_none() && paths.iter().any(|path| path.exists());
-        if damaged {
-            log::error!("no record of the desired state can be read (another release's, or damaged): both are put aside as .bad");
+        let later = slots.iter().filter_map(Slot::later).max().unwrap_or_default();
+        let newest = slots.into_iter().filter_map(Slot::whole).max_by_key(|(generation, _)| *generation);
+        let unread = newest.is_none() && paths.iter().any(|path| path.exists());
+        if unread {
+            log::error!("no record of the desired state can be read (a later release's, or damaged): both are put aside as .bad");
             for path in paths.iter().filter(|path| path.exists()) {
                 fs::rename(path, path.with_extension(format!("{}.bad", path.extension().unwrap_or_default().to_string_lossy())))?;
             }
         }
-        let (generation, desired) = newest.unwrap_or_default();
+        let (generation, mut desired) = newest.unwrap_or_default();
+        let generation = generation.max(later);
+        desired.boot = desired.boot.max(later);
         let store = Self { data: data.to_owned(), generation, boot: desired.boot };
         store.set_aside();
-        Ok((store, desired, damaged))
+        Ok((store, desired, unread))
     }
 
     /// Makes `desired` the state that the next start finds. One write of a few hundred bytes and one sync.
@@ -293,35 +301,82 @@ fn to_bytes<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 
 /// Number and state in these bytes; `None` if they are damaged or of another version.
 pub fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
+    let (version, generation, body) = open_record(bytes)?;
+    if version != VERSION {
+        return None;
+    }
+    let ((boot, entries), rest) = postcard::take_from_bytes(body).ok()?;
+    let (signed, rest) = addition(rest)?;
+    let beside = beside(rest)?;
+    Some((generation, Desired { boot, entries, signed, beside }))
+}
+
+/// What a later release has added; its default in a record that ends before, an older release's. And the bytes behind it.
+fn addition<T: Default + DeserializeOwned>(rest: &[u8]) -> Option<(T, &[u8])> {
+    if rest.is_empty() { Some((T::default(), rest)) } else { postcard::take_from_bytes(rest).ok() }
+}
+
+/// Field by field: an older release's record has fewer.
+fn beside(rest: &[u8]) -> Option<Beside> {
+    let (lifted, rest) = addition(rest)?;
+    let (stopped, rest) = addition(rest)?;
+    let (guarded, rest) = addition(rest)?;
+    let (tried, _) = addition(rest)?;
+    Some(Beside { lifted, stopped, guarded, tried })
+}
+
+/// Version, number and body of a record of any version; `None` if it is damaged.
+fn open_record(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
     let (head, body) = bytes.split_at_checked(HEADER)?;
     let (said, crc) = head.split_at_checked(HEADER - 4)?;
     let mut sum = Crc::new();
     sum.add(said);
     sum.add(body);
-    let whole = said.starts_with(MAGIC) && said[4] == VERSION && crc == sum.value().to_le_bytes();
-    let generation = u64::from_le_bytes(said[5..13].try_into().ok()?);
     let length = u32::from_le_bytes(said[13..17].try_into().ok()?) as usize;
-    if !whole || length != body.len() {
-        return None;
-    }
-    let ((boot, entries), rest) = postcard::take_from_bytes(body).ok()?;
-    let (signed, beside) = if rest.is_empty() { Default::default() } else { postcard::from_bytes(rest).ok()? };
-    Some((generation, Desired { boot, entries, signed, beside }))
+    let whole = said.starts_with(MAGIC) && crc == sum.value().to_le_bytes() && length == body.len();
+    whole.then_some((said[4], u64::from_le_bytes(said[5..13].try_into().ok()?), body))
 }
 
-fn read_slot(path: &Path) -> Option<(u64, Desired)> {
-    match read_file(path, MAX_RECORD) {
-        Ok(bytes) => {
-            let slot = decode(&bytes);
-            if slot.is_none() {
-                log::warn!("{} is damaged (power cut while writing?), the other record decides", path.display());
-            }
-            slot
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+/// One of the two records.
+enum Slot {
+    Whole(u64, Desired),
+    /// A later release's, with its number.
+    Later(u64),
+    /// Damaged or missing.
+    None,
+}
+
+impl Slot {
+    fn whole(self) -> Option<(u64, Desired)> {
+        if let Self::Whole(generation, desired) = self { Some((generation, desired)) } else { None }
+    }
+
+    fn later(&self) -> Option<u64> {
+        if let Self::Later(generation) = self { Some(*generation) } else { None }
+    }
+}
+
+fn read_slot(path: &Path) -> Slot {
+    let shown = path.display();
+    let bytes = match read_file(path, MAX_RECORD) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Slot::None,
         Err(e) => {
-            log::error!("cannot read {}: {e}", path.display());
-            None
+            log::error!("cannot read {shown}: {e}");
+            return Slot::None;
+        }
+    };
+    match (decode(&bytes), open_record(&bytes)) {
+        (Some((generation, desired)), _) => Slot::Whole(generation, desired),
+        (None, Some((version @ VERSION.., generation, _))) if version != VERSION => {
+            log::warn!(
+                "{shown} was written by a later release (record format {version}, this release reads {VERSION}), the other record decides"
+            );
+            Slot::Later(generation)
+        }
+        _ => {
+            log::warn!("{shown} is damaged (power cut while writing?), the other record decides");
+            Slot::None
         }
     }
 }
@@ -355,6 +410,8 @@ impl Crc {
 #[cfg(test)]
 mod tests {
     use super::{Crc, Desired, Purpose, Store, decode, encode};
+    use crate::keeper::desired::Beside;
+    use crate::manifest::Name;
     use std::fs;
 
     fn dir(name: &str) -> std::path::PathBuf {
@@ -409,6 +466,52 @@ mod tests {
         assert_eq!((found, damaged), (Desired::default(), true));
         assert_eq!(fs::read(dir.join("state.a.bad")).unwrap(), b"WHRY\x09");
         assert!(!Store::open(&dir).unwrap().2, "said once");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// The record with its body and version changed, and its checksum right.
+    fn forged(version: u8, generation: u64, body: &[u8]) -> Vec<u8> {
+        let mut out = [b"WHRY", &[version][..], &generation.to_le_bytes(), &(body.len() as u32).to_le_bytes()].concat();
+        let mut crc = Crc::new();
+        crc.add(&out);
+        crc.add(body);
+        out.extend(crc.value().to_le_bytes());
+        [out, body.to_vec()].concat()
+    }
+
+    #[test]
+    fn what_a_later_release_adds_is_passed_over_and_what_an_older_one_lacks_is_empty() {
+        let name = |s: &str| s.parse::<Name>().unwrap();
+        let beside = Beside { lifted: vec![name("a")], stopped: vec![(name("b"), name("c"))], guarded: vec![name("d")], tried: Vec::new() };
+        let full = Desired { boot: 3, beside: beside.clone(), ..Desired::default() };
+        let body = encode(7, &full).unwrap()[super::HEADER..].to_vec();
+        let longer = [&body[..], b"more of it"].concat();
+        assert_eq!(decode(&forged(1, 7, &longer)), Some((7, full.clone())));
+        // `tried` is one byte, a length of zero; `guarded` three: length, length of the name, name.
+        let shorter = |by: usize| decode(&forged(1, 7, &body[..body.len() - by])).unwrap().1.beside;
+        assert_eq!(shorter(1), beside);
+        assert_eq!(shorter(4), Beside { guarded: Vec::new(), ..beside });
+        assert_eq!(decode(&forged(1, 7, &body[..body.len() - 2])), None, "cut within a field");
+    }
+
+    #[test]
+    fn after_a_downgrade_starts_are_counted_on_from_the_later_records_number() {
+        let dir = dir("later");
+        fs::write(dir.join("state.a"), forged(2, 40, b"unknown")).unwrap();
+        fs::write(dir.join("state.b"), forged(2, 41, b"unknown")).unwrap();
+        let (mut store, found, unread) = Store::open(&dir).unwrap();
+        assert_eq!((found, unread), (state(41), true));
+        store.save(&state(42)).unwrap();
+        assert_eq!(Store::open(&dir).unwrap().1, state(42));
+        // The one before the first record of the later release is still this release's.
+        fs::write(dir.join("state.b"), forged(2, 50, b"unknown")).unwrap();
+        let (mut store, found, unread) = Store::open(&dir).unwrap();
+        assert_eq!((found, unread), (state(50), false));
+        store.save(&state(51)).unwrap();
+        assert_eq!(Store::open(&dir).unwrap().1, state(51));
+        fs::write(dir.join("state.a"), forged(0, 60, b"unknown")).unwrap();
+        fs::write(dir.join("state.b"), forged(0, 61, b"unknown")).unwrap();
+        assert_eq!(Store::open(&dir).unwrap().1, Desired::default(), "there was no version 0");
         fs::remove_dir_all(dir).unwrap();
     }
 

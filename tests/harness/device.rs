@@ -161,6 +161,20 @@ impl Device {
         status.unwrap_or_else(|| panic!("keeper does not end on {signal}"))
     }
 
+    /// The device loses power: all processes are gone at once, and what is in memory. The flash stays.
+    pub fn power_off(&mut self) {
+        self.end(Signal::SIGKILL);
+        let tasks = |device: &Self| device.group_names().iter().flat_map(|group| device.tasks(group)).collect::<Vec<_>>();
+        eventually("all is gone", || {
+            for pid in tasks(self) {
+                // It may have gone with its pid 1.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            self.processes().is_empty().then_some(())
+        });
+        nix::mount::umount(&self.dir.join("run")).unwrap();
+    }
+
     /// What keeper has written to standard error so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("keeper.log")).unwrap_or_default()
