@@ -1,14 +1,23 @@
 //! Policy and admission on the real device: what comes from the network is refused with its rule, or with what is missing, before anything is downloaded
 //! or stopped for it.
 
+#[path = "policy/asked.rs"]
+mod asked;
 mod harness;
+#[path = "policy/kernel.rs"]
+mod kernel;
+#[path = "commands/taken.rs"]
+mod taken;
 
+use asked::Dice;
 use harness::server::{Server, begin};
-use harness::{Device, Signal, Value, json, manifest, numbered, sleeper, steadily, with};
+use harness::{Device, Signal, Value, eventually, json, manifest, numbered, sleeper, steadily, with};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
+use taken::Taken;
+use wherry::ipc::{FromAgent, Origin};
 
 fn device(policy: &Value) -> Device {
     let mut device = Device::prepared(json!({}));
@@ -136,6 +145,73 @@ fn a_policy_that_cannot_be_trusted_allows_nothing_from_the_network_and_stops_not
     device.reported("a policy", |r| r["about"]["missing"]["policy"].is_null());
     device.deploy(&manifest("new", with(sleeper(), json!({"network": {"mode": "host"}}))));
     assert_eq!(device.running("web"), pid);
+}
+
+// ---- an agent that somebody has taken over ----
+
+/// CAP_CHOWN, CAP_KILL and CAP_NET_BIND_SERVICE.
+const ALLOWED: [u32; 3] = [0, 5, 10];
+
+/// Says so much of what could be asked, in the agent's place, for apps `a` to `f`.
+fn ask(device: &Device, taken: &Taken, dice: &mut Dice, documents: usize) {
+    let image = format!("rootfs:{}", harness::image::rootfs().display());
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let origins = [Origin::Device, Origin::Group("lab".parse().unwrap()), Origin::Group("strangers".parse().unwrap()), Origin::Local];
+    for _ in 0..documents {
+        let app = dice.of(&names);
+        let mut document = manifest(app, asked::container(dice, &image, &device.dir.join("private")));
+        if dice.once_in(10) {
+            document = json!({"wherry": 1, "app": app, "remove": true});
+        }
+        let mut payload = document.to_string().into_bytes();
+        if dice.once_in(20) {
+            let at = dice.below(payload.len());
+            payload[at] ^= 1 << dice.below(8);
+        }
+        let origin = origins[dice.below(origins.len() + 2) % origins.len()].clone();
+        let topic = if dice.once_in(20) { dice.of(&names) } else { app };
+        let message = FromAgent::Desired { origin, app: topic.parse().unwrap(), payload };
+        // The socket is full while keeper works.
+        eventually("keeper listens", || {
+            taken.listen();
+            taken.say(&message).then_some(())
+        });
+    }
+}
+
+#[test]
+fn whoever_has_the_agent_can_have_nothing_run_beyond_the_policy() {
+    let policy = json!({"capabilities": ["CHOWN", "KILL", "NET_BIND_SERVICE"], "memory": "64M", "memory_required": true});
+    let mut device = Device::prepared(json!({"groups": ["lab"]}));
+    device.file("policy.json", policy.to_string());
+    fs::create_dir(device.dir.join("private")).unwrap();
+    device.broker.up();
+    device.start();
+    device.online();
+    let modest = json!({"security": {"capabilities": {"drop": ["ALL"]}}, "resources": {"memory": {"max": "4M"}}});
+    device.applied(&manifest("modest", with(sleeper(), modest)));
+    let (ceiling, mounts) = (kernel::capabilities(&ALLOWED), kernel::mounts(device.running("modest")));
+    let taken = Taken::over(device.agent());
+    let mut dice = Dice(1);
+    let mut ran = std::collections::BTreeSet::new();
+    for round in 0..60 {
+        ask(&device, &taken, &mut dice, 10);
+        eventually("all has begun", || {
+            taken.listen();
+            let on_its_way = |a: &Value| ["accepted", "fetching", "staged", "starting"].iter().any(|state| a["state"] == *state);
+            (!device.json(&["ls"]).as_array().unwrap().iter().any(on_its_way)).then_some(())
+        });
+        for group in device.group_names().iter().filter(|g| g.contains('/') && !g.starts_with("modest")) {
+            // Before it is the program, it is on its way to be confined.
+            for pid in device.tasks(group).into_iter().filter(|pid| kernel::is_running(*pid, "sleep")) {
+                let found = kernel::excesses(pid, ceiling, 64 << 20, &mounts);
+                assert!(found.is_empty(), "round {round}: {group}: {found:?}");
+                ran.insert(pid);
+            }
+        }
+    }
+    assert!(ran.len() >= 20, "only {} containers ran: nothing is shown", ran.len());
+    assert!(!device.log().contains("the agent"), "it was left to speak: {}", device.log());
 }
 
 fn with_memory(mib: u64) -> Value {

@@ -6,7 +6,7 @@
 use nix::errno::Errno;
 use nix::libc;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use wherry::ipc::{Conn, FromAgent, Link, LinkState};
+use wherry::ipc::{Conn, FromAgent, Link, LinkState, ToAgent};
 use wherry::sys::{fd, signal};
 
 /// The agent's end of the connection to keeper.
@@ -26,6 +26,11 @@ impl Taken {
     /// Whether there was room for it.
     pub fn say(&self, message: &FromAgent) -> bool {
         self.0.send(message).is_ok()
+    }
+
+    /// Takes what keeper has said so far: to one who does not listen it talks no more.
+    pub fn listen(&self) -> usize {
+        std::iter::from_fn(|| self.0.recv::<ToAgent>().ok().flatten()).count()
     }
 
     /// The link is up, and this is its number.
