@@ -1,5 +1,7 @@
-//! Health checks, trials of new versions with their way back, and the order of containers, on a whole device.
+//! Health checks, trials of new versions with their way back, the connectivity guard, and the order of containers, on a whole device.
 
+#[path = "health/guard.rs"]
+mod guard;
 mod harness;
 
 use harness::{Device, Signal, Value, eventually, is_alive, json, kill, manifest, numbered, shell, sleeper, steadily, with};

@@ -1,9 +1,7 @@
 //! The connectivity guard on the real device, in a network of its own: a version that breaks the way to the broker, for real, is taken back by itself;
 //! an outage that it has nothing to do with takes nothing back.
 
-mod harness;
-
-use harness::{Device, Signal, Value, eventually, is_alive, json, manifest, shell, sleeper, steadily, with, within};
+use crate::harness::{Device, Signal, Value, eventually, is_alive, json, manifest, shell, sleeper, steadily, with, within};
 use nix::sched::{CloneFlags, unshare};
 use std::process::Command;
 use std::time::Duration;
@@ -49,7 +47,15 @@ fn cut_off(device: &Device) -> String {
     sha
 }
 
+/// The agent's pause before it tries the broker again has grown meanwhile.
+fn back_online(device: &Device) {
+    let link = || (device.json(&["status"])["link"]["state"] == "online").then_some(());
+    within(Duration::from_secs(180), link).expect("the link is up again");
+}
+
 fn taken_back(device: &Device, sha: &str) {
+    eventually("the guard lets nothing pass", || (state(device).as_deref() == Some("failed")).then_some(()));
+    back_online(device);
     let ack = device.refused(sha, "failed", "connectivity");
     assert!(ack["rolled_back_to"].is_string(), "{ack}");
     assert!(ack["detail"]["message"].as_str().unwrap().contains("could not be reached for 12 s"), "{ack}");
@@ -112,7 +118,7 @@ fn an_outage_takes_nothing_back_that_could_not_have_caused_it() {
     let other = device.running("other");
     steadily(Duration::from_secs(16), "both run on", || is_alive(running) && is_alive(other));
     device.broker.up();
-    device.online();
+    back_online(&device);
     let found = within(Duration::from_secs(20), || device.acks(&sha).into_iter().find(|a| a["state"] == "failed"));
     assert_eq!((found, state(&device).as_deref()), (None, Some("running")));
 }
