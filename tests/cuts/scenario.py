@@ -7,8 +7,8 @@ import shutil
 
 import images
 
-# The number of the version of a document that cannot run.
-BROKEN = 4
+# The numbers of the versions that cannot run, and that never become healthy: the version before comes back.
+BROKEN, UNHEALTHY = 4, 9
 FIXED = """
 apply web 1 one
 apply web 2 one
@@ -48,8 +48,7 @@ def chosen(seed):
         app, verb = rng.choice(["web", "db"]), rng.choices(["apply", "stop", "start", "rm", "upgrade", "rest"], [8, 2, 2, 3, 1, 2])[0]
         if verb == "apply":
             number[app] += 1
-            broken = number[app] == BROKEN
-            if broken and app not in apps:
+            if number[app] in (BROKEN, UNHEALTHY) and app not in apps:
                 number[app] += 1
             out.append([verb, app, str(number[app]), rng.choice(["one", "two", "three"])])
             apps[app] = "runs"
@@ -74,6 +73,8 @@ def document(app, number, image, digest):
     script = "echo version $VERSION of $(cat /etc/version); exec sleep 100000"
     command = ["/bin/nothing"] if number == BROKEN else ["/bin/sh", "-c", script]
     main = {"image": reference, "command": command, "env": {"VERSION": str(number)}, "network": {"mode": "host"}}
+    if number == UNHEALTHY:
+        main["health"] = {"file": "/nothing", "interval": "1s", "retries": 1}
     return json.dumps({"wherry": 1, "app": app, "containers": {"main": main}})
 
 
@@ -108,7 +109,7 @@ def make(directory, program, busybox, seed):
             app, number, image = words
             bytes_ = document(app, int(number), image, digest).encode()
             documents[f"{app}-{number}"] = write(f"{directory}/documents/{app}-{number}.json", bytes_)
-            versions.append([[app, int(number)], [image, int(number) == BROKEN]])
+            versions.append([[app, int(number)], [image, int(number) in (BROKEN, UNHEALTHY)]])
     lines = [" ".join([str(n), *words[:3]]) for n, words in enumerate(operations)]
     write(f"{directory}/operations", ("\n".join(lines) + "\n").encode())
     return {"sums": sums, "documents": documents, "versions": versions, "layers": layers,
