@@ -71,10 +71,10 @@ impl Keeper {
         }
         // What stage is bringing in belongs to the work that ends here.
         self.stop_stage_of(name);
-        let app = self.app_entry(name);
-        match work {
-            Some(work) => app.work = Some(work),
-            None => self.reconcile(name, Vec::new(), None),
+        let nothing = work.is_none();
+        self.app_entry(name).work = work;
+        if nothing {
+            self.reconcile(name, Vec::new(), None);
         }
         self.settle(name);
     }

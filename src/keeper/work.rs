@@ -120,7 +120,7 @@ impl Work {
 /// What an election comes to.
 #[derive(Debug, Default)]
 pub struct Elected {
-    /// What is to be done; nothing: no container of the app is to run.
+    /// What is to be done, in place of whatever was being done. Nothing: no container of the app is to run.
     pub work: Option<Work>,
     /// What is answered to origins that lost.
     pub answers: Vec<(Origin, Ack)>,
