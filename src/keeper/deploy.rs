@@ -63,6 +63,16 @@ impl Keeper {
         }
     }
 
+    /// Stops what somebody has stopped: the keeper before may have died between the record of that and the deed, or its note of it.
+    pub fn stop_held(&mut self, name: &Name) {
+        let (held, now) = (self.held(name), self.now());
+        let Self { ctx, apps, .. } = self;
+        let live = apps.iter_mut().filter(|a| a.name == *name).flat_map(|a| a.live.iter_mut());
+        for live in live.filter(|l| held.contains(&l.key.container)) {
+            live.event(ctx, Event::Stop, now);
+        }
+    }
+
     /// Decides anew which version of an app is wanted, and sets to work.
     pub fn elect(&mut self, name: &Name) {
         let Elected { work, answers } = work::elect(&mut self.desired, name, &self.ctx.settings.groups);
