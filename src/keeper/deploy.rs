@@ -37,9 +37,9 @@ impl App {
         self.work.as_ref().map(|w| &w.version)
     }
 
-    /// This version's containers, and no others, are there and stay.
+    /// This version's containers, and no others, are there and stay. A stop by hand has ended with the document that replaced the version's.
     fn is_whole(&self, version: &Version) -> bool {
-        let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none();
+        let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none() && !l.life.is_stopped(&l.ready.rules);
         !self.live.is_empty() && self.live.iter().all(stays)
     }
 }
