@@ -39,7 +39,8 @@ impl App {
 
     /// This version's containers, and no others, are there and stay. A stop by hand has ended with the document that replaced the version's.
     fn is_whole(&self, version: &Version) -> bool {
-        let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none() && !l.life.is_stopped(&l.ready.rules);
+        let runs = |l: &Live| l.wanted || !l.life.is_stopped(&l.ready.rules);
+        let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none() && runs(l);
         !self.live.is_empty() && self.live.iter().all(stays)
     }
 }
