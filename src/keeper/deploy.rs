@@ -312,7 +312,10 @@ impl Keeper {
                         (live.failure, live.begun) = (Some(f), false);
                     }
                     let starts = plan::starts(&live.life, aim == Some(Aim::Deploy), known && live.finished);
-                    if !held.contains(&container) && starts {
+                    if held.contains(&container) {
+                        // As far as it was started meanwhile: by an earlier keeper, or while another origin's version was wanted, which nobody had stopped.
+                        live.event(ctx, Event::Stop, now);
+                    } else if starts {
                         (live.begun, live.failure) = (false, None);
                         live.life.forgive();
                         live.wanted = true;
