@@ -198,3 +198,18 @@ fn what_is_being_brought_in_when_nothing_is_wanted_any_more_does_not_run() {
         assert_eq!(device.states(&slow).pop().as_deref(), Some("superseded"));
     }
 }
+
+#[test]
+fn what_was_stopped_by_hand_is_stopped_again_when_its_document_counts_again() {
+    let device = member();
+    device.ack(&to_group(&device, &numbered("web", 1, sleeper())), "running");
+    device.ok(&["stop", "web"]);
+    // Nobody has stopped the device's own, though its containers are the same.
+    device.deploy(&numbered("web", 2, sleeper()));
+    device.running("web");
+    device.ack(&device.publish(&json!({"wherry": 1, "app": "web", "seq": 3, "inherit": true})), "removed");
+    device.becomes("web", "exited");
+    assert_eq!(device.app("web").unwrap()["overridden"], true);
+    device.ok(&["start", "web"]);
+    device.running("web");
+}
