@@ -184,3 +184,32 @@ fn a_rollout_may_be_without_numbers() {
     device.ack(&to_group(&device, &document(false)), "held");
     device.ack(&to_group(&device, &document(true)), "running");
 }
+
+#[test]
+fn what_is_being_brought_in_when_nothing_is_wanted_any_more_does_not_run() {
+    for next in [json!({"inherit": true}), json!({"rollout": {"percent": 0}, "containers": {"main": sleeper()}})] {
+        let device = Device::new();
+        let slow = device.publish(&numbered("web", 1, with(sleeper(), json!({"image": {"ref": harness::slow()}}))));
+        device.ack(&slow, "fetching");
+        let next = device.publish(&with(json!({"wherry": 1, "app": "web", "seq": 2}), next));
+        device.ack(&slow, "superseded");
+        let last = device.states(&next).pop();
+        steadily(Duration::from_secs(2), "neither version", || device.pid("web/main").is_none() && device.states(&next).pop() == last);
+        assert_eq!(device.states(&slow).pop().as_deref(), Some("superseded"));
+    }
+}
+
+#[test]
+fn what_was_stopped_by_hand_is_stopped_again_when_its_document_counts_again() {
+    let device = member();
+    device.ack(&to_group(&device, &numbered("web", 1, sleeper())), "running");
+    device.ok(&["stop", "web"]);
+    // Nobody has stopped the device's own, though its containers are the same.
+    device.deploy(&numbered("web", 2, sleeper()));
+    device.running("web");
+    device.ack(&device.publish(&json!({"wherry": 1, "app": "web", "seq": 3, "inherit": true})), "removed");
+    device.becomes("web", "exited");
+    assert_eq!(device.app("web").unwrap()["overridden"], true);
+    device.ok(&["start", "web"]);
+    device.running("web");
+}

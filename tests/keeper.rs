@@ -729,6 +729,16 @@ fn the_next_document_lifts_a_stop_by_hand() {
 }
 
 #[test]
+fn the_next_document_lifts_a_stop_by_hand_also_when_its_image_cannot_be_had() {
+    let device = Device::new();
+    device.deploy(&numbered("web", 1, sleeper()));
+    device.ok(&["stop", "web"]);
+    let bad = device.publish(&numbered("web", 2, with(sleeper(), json!({"image": {"ref": layout("no-such-tag")}}))));
+    assert_eq!(device.refused(&bad, "failed", "image_missing")["rolled_back_to"], 1);
+    device.running("web");
+}
+
+#[test]
 fn restart_by_hand_gives_a_new_process() {
     let device = Device::new();
     device.deploy(&manifest("web", sleeper()));

@@ -331,6 +331,23 @@ fn a_removal_interrupted_by_a_crash_is_carried_on() {
 }
 
 #[test]
+fn a_stop_of_one_that_is_being_restarted_because_it_is_unhealthy_holds_over_a_crash() {
+    let mut device = Device::new();
+    let stubborn = shell("trap '' TERM; touch /tmp/up; echo ready; while true; do sleep 0.1; done");
+    let check = json!({"exec": ["/bin/sh", "-c", "test -e /tmp/up"], "interval": "1s", "retries": 1});
+    device.deploy(&manifest("web", with(stubborn, json!({"stop": {"timeout": "3s"}, "health": check}))));
+    device.exec("web", &["rm", "/tmp/up"]);
+    device.becomes("web", "stopping");
+    let mut waiting = device.command(&["stop", "web"]).spawn().unwrap();
+    eventually("the stop is on record", || (device.app("web")?["overridden"] == true).then_some(()));
+    device.end(Signal::SIGKILL);
+    device.start();
+    device.becomes("web", "exited");
+    steadily(Duration::from_millis(500), "it stays stopped", || device.pid("web").is_none());
+    waiting.wait().unwrap();
+}
+
+#[test]
 fn an_update_interrupted_by_a_crash_is_carried_on() {
     let mut device = Device::new();
     let stubborn = with(shell("trap '' TERM; echo ready; while true; do sleep 0.1; done"), json!({"stop": {"timeout": "1s"}}));

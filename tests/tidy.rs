@@ -247,7 +247,7 @@ fn a_forbidden_edge_between_rooms_is_found_however_it_is_written() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Pure rooms
 
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "manifest",
     "config",
     "protocol",
@@ -259,6 +259,8 @@ const PURE: [&str; 17] = [
     "keeper/trial",
     "keeper/plan",
     "keeper/desired",
+    "keeper/record",
+    "keeper/work",
     "keeper/ring",
     "keeper/pace",
     "keeper/admission",

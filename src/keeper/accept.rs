@@ -3,10 +3,12 @@
 use crate::image::Digest;
 use crate::ipc::{Ack, Failure, Origin, Refusal};
 use crate::keeper::Keeper;
-use crate::keeper::deploy::{entry_ack, failure};
-use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
+use crate::keeper::deploy::failure;
+use crate::keeper::desired::{self, Incoming, Verdict, Version};
+use crate::keeper::record::{self, Taken};
 use crate::keeper::rollout;
 use crate::keeper::store::Purpose;
+use crate::keeper::work;
 use crate::manifest::{self, Body, Faults, Manifest, Name, Severity, Target, Whom};
 use crate::protocol::{Reason, State};
 use crate::trust::Grant;
@@ -125,42 +127,20 @@ impl Keeper {
 
     /// Puts a document on record, before anything is done for it. Its first state, and why it is held.
     fn accept(&mut self, origin: &Origin, m: &Manifest, payload: &[u8]) -> Result<(State, Option<Refusal>), Failure> {
-        let position = self.desired.entries.iter().position(|e| e.origin == *origin && e.app == m.app);
-        if m.body == Body::Inherit && position.is_none() {
+        let known = self.desired.entries.iter().find(|e| e.origin == *origin && e.app == m.app);
+        if m.body == Body::Inherit && known.is_none() {
             // Nothing was said that could be lifted, and nothing needs to be remembered.
             return Ok((State::Removed, None));
         }
-        let removal = !matches!(m.body, Body::Run(_));
         let purpose = if matches!(m.body, Body::Remove { .. }) { Purpose::Remove } else { Purpose::Deploy };
         let sha256 = self.store.put_manifest(payload, purpose).map_err(|e| self.unwritten("cannot store the document", e))?;
-        let newest = Version { seq: m.seq, sha256, removal, attempt: 1, images: Vec::new() };
+        let runs = record::replaced(known, m);
+        let hold = self.is_outside(m, runs);
+        let guarded = *origin != Origin::Local && self.needs_guard(m, runs);
+        let superseded = work::superseded(&self.desired, &m.app, origin, self.app(&m.app).and_then(|a| a.work.as_ref()));
         let before = self.desired.clone();
-        let superseded = self.supersede(&m.app, origin);
-        let was_in_force = self.winner(&m.app).is_some_and(|e| e.origin == *origin);
-        let old = position.map(|i| self.desired.entries.remove(i));
-        // What was lifted is not gone back to.
-        let kept = old.as_ref().filter(|_| m.body != Body::Inherit).and_then(|e| e.in_force().cloned());
-        let refusal = self.is_outside(m, kept.as_ref());
-        let state = match (&m.body, &refusal) {
-            (Body::Inherit, _) => State::Removed,
-            (_, Some(_)) => State::Held,
-            _ => State::Accepted,
-        };
-        self.desired.beside.accepted(m, origin, was_in_force && state != State::Held);
-        if *origin != Origin::Local && self.needs_guard(m, kept.as_ref()) {
-            self.desired.beside.guarded.push(m.app.clone());
-        }
-        let mark = m.seq.max(old.as_ref().and_then(|e| e.mark));
-        let first = (state, refusal.clone());
-        // What a person stopped stays so while the version that runs here stays.
-        let held = old.filter(|_| state == State::Held).map(|e| e.held).unwrap_or_default();
-        let (origin_, app) = (origin.clone(), m.app.clone());
-        self.desired.entries.push(Entry { origin: origin_, app, mark, newest, state, refusal, kept, held });
-        let forgotten = desired::forget_oldest(&mut self.desired.entries);
-        self.desired.beside.tidy(&self.desired.entries);
-        if self.wants_signatures() {
-            desired::remember(&mut self.desired.signed.forgotten, &forgotten);
-        }
+        let taken = Taken { origin, manifest: m, sha256, hold, guarded, signed: self.wants_signatures() };
+        let first = record::accept(&mut self.desired, taken, &self.ctx.settings.groups);
         if let Err(e) = self.store.save(&self.desired) {
             self.desired = before;
             return Err(self.unwritten("cannot record the document", e));
@@ -184,26 +164,6 @@ impl Keeper {
         manifest::parse(&self.store.manifest(&version.sha256).ok()?).ok()
     }
 
-    /// The answer for a deployment that a newer document overtakes.
-    fn supersede(&self, app: &Name, origin: &Origin) -> Option<Ack> {
-        // One that was held never ran, but it was accepted: it too gets its end.
-        let held = self.desired.entries.iter().find(|e| e.app == *app && e.origin == *origin && e.state == State::Held);
-        if let Some(entry) = held {
-            return Some(Ack { state: State::Superseded, refusals: Vec::new(), ..entry_ack(entry) });
-        }
-        let version = self.app(app)?.work.as_ref()?.answers_to(origin)?;
-        Some(Ack {
-            app: app.clone(),
-            seq: version.seq,
-            sha256: version.sha256,
-            attempt: version.attempt,
-            state: State::Superseded,
-            refusals: Vec::new(),
-            rolled_back_to: None,
-            progress: None,
-        })
-    }
-
     /// A firmware upgrade can keep the record and lose the document: the broker's copy is as good.
     fn find_again(&mut self, origin: &Origin, app: &Name, payload: &[u8]) {
         let sha256 = Digest::of(payload);
@@ -219,7 +179,7 @@ impl Keeper {
 
     fn repeat(&mut self, origin: &Origin, app: &Name) {
         if let Some(entry) = self.desired.entries.iter().find(|e| e.origin == *origin && e.app == *app) {
-            let ack = entry_ack(entry);
+            let ack = record::answer(entry);
             self.emit(origin, ack);
         }
     }

@@ -48,11 +48,14 @@ fn take_over(ctx: &mut Context, key: Key, record: Record, now: Duration) -> io::
     let running = same_process(pid, start, &record.group);
     let alive = running.is_some();
     let found = || if alive { has_begun(pid, record.ready.spec.init) } else { ctx.runtime.exit_record(&key).is_some() };
+    // The record of one that is stopped in the midst of its start does not say whether its program was exec'd.
+    let begun = !matches!(record.life.state, ContainerState::Starting | ContainerState::Stopping) || found();
     // Keeper may have died before `Go`: then nothing of the container ran, nor ever will, and the end of its pid 1 must not pass for the payload's.
-    if record.life.state == ContainerState::Starting && !found() {
+    if record.life.state == ContainerState::Starting && !begun {
         return Ok(None);
     }
     let mut live = Live::adopt(ctx, key, record, running.map(|fd| (pid, fd)))?;
+    live.begun = begun;
     if alive {
         log::info!("adopted {} (pid {pid})", live.key);
         ctx.happened_to(&live.key, What::Adopted, None, format!("pid {pid}"));

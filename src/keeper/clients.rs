@@ -13,6 +13,7 @@ use crate::keeper::containers::Live;
 use crate::keeper::deploy::boundary;
 use crate::keeper::lifecycle::Event;
 use crate::keeper::poll::{Source, Token};
+use crate::keeper::record;
 use crate::keeper::requests::{self, Asker};
 use crate::keeper::{desired, diag, report};
 use crate::manifest::Name;
@@ -425,23 +426,7 @@ impl Keeper {
 
     /// A stop by hand is part of the desired state: it holds over a reboot.
     fn hold(&mut self, app: &Name, names: &[Name], stop: bool, by: By) {
-        let origin = self.winner(app).map(|e| e.origin.clone());
-        let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && Some(&e.origin) == origin.as_ref()) else {
-            return;
-        };
-        let before = (entry.held.clone(), self.desired.beside.clone());
-        let commanded = names.iter().filter(|n| stop && by == By::Command && !entry.held.contains(n)).map(|n| (app.clone(), n.clone()));
-        let commanded: Vec<(Name, Name)> = commanded.collect();
-        entry.held.retain(|n| !names.contains(n));
-        if stop {
-            entry.held.extend_from_slice(names);
-        }
-        let stopped = &mut self.desired.beside.stopped;
-        if !stop || by == By::Person {
-            stopped.retain(|(a, n)| a != app || !names.contains(n));
-        }
-        stopped.extend(commanded);
-        if (&entry.held, &self.desired.beside) == (&before.0, &before.1) {
+        if !record::hold(&mut self.desired, app, &self.ctx.settings.groups, names, stop, by == By::Command) {
             return;
         }
         self.ctx.dirty = true;

@@ -3,9 +3,9 @@
 
 use crate::ipc::{Failure, Origin, Scope, Topic};
 use crate::keeper::clients::{By, Hand};
-use crate::keeper::deploy::{boundary, entry_ack};
+use crate::keeper::deploy::boundary;
 use crate::keeper::desired::{self, Entry};
-use crate::keeper::{Keeper, diag, report};
+use crate::keeper::{Keeper, diag, record, report};
 use crate::manifest::Name;
 use crate::protocol::{self as wire, Answer, Command, Reason, State, Verb, encode};
 use std::collections::VecDeque;
@@ -194,9 +194,7 @@ impl Keeper {
         let (origin, newest, kept) = (entry.origin.clone(), entry.newest.clone(), entry.kept.clone());
         self.arm_guard(app, &newest, kept.as_ref());
         let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && e.origin == origin) else { return Ok(()) };
-        entry.newest.attempt = entry.newest.attempt.saturating_add(1);
-        (entry.state, entry.refusal) = (State::Accepted, None);
-        let ack = entry_ack(entry);
+        let ack = record::retry(entry);
         self.save_state();
         self.emit(&origin, ack);
         self.elect(app);

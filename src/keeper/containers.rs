@@ -88,7 +88,7 @@ pub struct Live {
     pub wanted: bool,
     /// Its health.
     pub checkup: Checkup,
-    /// It ended by itself while no keeper was there to see it, and its restart policy has decided.
+    /// It ended by itself while no keeper was there to see it, and by its restart policy for good.
     pub finished: bool,
     missing: Vec<(String, String)>,
     group: String,
@@ -149,7 +149,6 @@ impl Live {
     pub fn adopt(ctx: &mut Context, key: Key, record: Record, pidfd: Option<(i32, OwnedFd)>) -> io::Result<Self> {
         let mut live = Self::new(ctx, key.clone(), record.ready, record.manifest);
         (live.life, live.group, live.missing) = (record.life, record.group, record.missing);
-        live.begun = true;
         if let Some((pid, pidfd)) = pidfd {
             let token = ctx.poll.add(&pidfd, Source::Pid1(key))?;
             live.process = Some(Process { pid, pidfd, token });
@@ -514,12 +513,13 @@ impl Live {
     /// It was found ended by a keeper that did not see it end.
     pub fn ended_unseen(&mut self, ctx: &mut Context, how: Option<Ended>, now: Duration) {
         // One that was being stopped was to be gone, or to come back: that is for the desired state to say, not for its policy.
-        self.finished = self.life.state != ContainerState::Stopping;
+        let stopping = self.life.state == ContainerState::Stopping;
         if !self.life.is_up() {
             // The record is from before its last event: it had a process.
             self.life.state = ContainerState::Running;
         }
         self.event(ctx, Event::Ended(how), now);
+        self.finished = !stopping && self.life.state == ContainerState::Exited;
         self.clean(ctx, now);
     }
 

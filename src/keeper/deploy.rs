@@ -4,18 +4,20 @@
 
 use crate::container;
 use crate::image::Digest;
-use crate::ipc::{Ack, Download, Failure, LinkState, Origin, Refusal};
+use crate::ipc::{Ack, Download, Failure, LinkState, Origin};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
-use crate::keeper::desired::{self, Entry, Version};
+use crate::keeper::desired::{self, Version};
 use crate::keeper::guard;
 use crate::keeper::lifecycle::{Event, Rules};
 use crate::keeper::order;
 use crate::keeper::plan::{self, Change, Ready};
 use crate::keeper::poll::Key;
-use crate::keeper::trial::{self, Bounds, Finding};
+use crate::keeper::record;
+use crate::keeper::trial::{self, Finding, Look, Part};
+use crate::keeper::work::{self, Aim, Elected, Next, Phase, RESTORE_RETRY, Step, Work};
 use crate::manifest::{self, Body, Container, Manifest, Name};
-use crate::protocol::{ContainerState, Reason, State};
+use crate::protocol::{Reason, State};
 use std::io;
 use std::time::Duration;
 
@@ -29,74 +31,17 @@ pub struct App {
     pub work: Option<Work>,
 }
 
-/// Something being done to an app.
-pub struct Work {
-    origin: Origin,
-    version: Version,
-    aim: Aim,
-    phase: Phase,
-    containers: Vec<Container>,
-    /// Image work failed; try again then (only for [`Aim::Restore`]).
-    retry: Option<Duration>,
-    /// When the new version's trial is looked at again, by time alone.
-    trial: Option<Duration>,
-    /// What ends that trial whatever its containers do; not while it waits for one that somebody has stopped.
-    bounds: Option<Bounds>,
-    /// It must show that the broker can be reached; since when it has worked otherwise.
-    guard: Option<Option<Duration>>,
-    /// Downloads for it that ended with the agent.
-    lost: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Aim {
-    /// Bring a new version up, and answer for it.
-    Deploy,
-    /// Have a version running that was good before: after a start of keeper, or after a failed deployment.
-    Restore,
-    /// Have nothing running.
-    Remove,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Fetching,
-    Starting,
-    Testing,
-}
-
-/// How long until an image that was there before is looked for again.
-const RESTORE_RETRY: Duration = Duration::from_secs(60);
-
-/// Why a document is held although nothing is wrong with it.
-const SHADOWED: &str = "shadowed by a document with precedence (device before group, groups in the device's order)";
-
 impl App {
     /// The version that is being brought up, with the images it has so far.
     pub fn version_in_work(&self) -> Option<&Version> {
         self.work.as_ref().map(|w| &w.version)
     }
-}
 
-impl Work {
-    fn new(origin: Origin, version: Version, aim: Aim) -> Self {
-        let (phase, containers) = (Phase::Fetching, Vec::new());
-        Self { origin, version, aim, phase, containers, retry: None, trial: None, bounds: None, guard: None, lost: 0 }
-    }
-
-    /// The version whose end this origin waits to hear.
-    pub fn answers_to(&self, origin: &Origin) -> Option<&Version> {
-        (self.origin == *origin && self.aim != Aim::Restore).then_some(&self.version)
-    }
-
-    /// When it wants to be carried on without any other event.
-    pub fn due(&self) -> Option<Duration> {
-        self.retry.into_iter().chain(self.trial).min()
-    }
-
-    /// The new version is to show that it works.
-    pub fn is_trial(&self) -> bool {
-        self.aim == Aim::Deploy && self.phase != Phase::Fetching
+    /// This version's containers, and no others, are there and stay. A stop by hand has ended with the document that replaced the version's.
+    fn is_whole(&self, version: &Version) -> bool {
+        let runs = |l: &Live| l.wanted || !l.life.is_stopped(&l.ready.rules);
+        let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none() && runs(l);
+        !self.live.is_empty() && self.live.iter().all(stays)
     }
 }
 
@@ -111,59 +56,38 @@ fn unread(what: &str, e: &io::Error) -> Failure {
 impl Keeper {
     /// After a start in the midst of a deployment: the version before runs while the new one is brought in.
     pub fn revive(&mut self, name: &Name) {
-        let winner = self.winner(name).cloned();
-        let idle = self.app(name).is_none_or(|a| a.live.is_empty());
-        if let Some(Entry { origin, kept: Some(kept), state, newest, .. }) = winner
-            && idle
-            && in_work(state)
-            && !newest.removal
-            && !kept.removal
+        if self.app(name).is_none_or(|a| a.live.is_empty())
+            && let Some(work) = work::revive(&self.desired, name, &self.ctx.settings.groups)
         {
-            self.app_entry(name).work = Some(Work::new(origin, kept, Aim::Restore));
+            self.app_entry(name).work = Some(work);
             self.settle(name);
+        }
+    }
+
+    /// Stops what somebody has stopped: the keeper before may have died between the record of that and the deed, or its note of it.
+    pub fn stop_held(&mut self, name: &Name) {
+        let (held, now) = (self.held(name), self.now());
+        let Self { ctx, apps, .. } = self;
+        let live = apps.iter_mut().filter(|a| a.name == *name).flat_map(|a| a.live.iter_mut());
+        for live in live.filter(|l| held.contains(&l.key.container)) {
+            live.event(ctx, Event::Stop, now);
         }
     }
 
     /// Decides anew which version of an app is wanted, and sets to work.
     pub fn elect(&mut self, name: &Name) {
-        let winner = self.winner(name).cloned();
-        self.shadow_losers(name, winner.as_ref());
-        let work = match winner {
-            None => None,
-            Some(e) if e.newest.removal && e.state == State::Removed => None,
-            Some(e) if e.newest.removal => Some(Work::new(e.origin, e.newest, Aim::Remove)),
-            Some(e) if e.state == State::Running => Some(Work::new(e.origin, e.newest, Aim::Restore)),
-            Some(e) if e.state == State::Failed || desired::awaits_rollout(&e) => {
-                e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore))
-            }
-            Some(e) => {
-                let guard = self.desired.beside.guarded.contains(name).then_some(None);
-                Some(Work { guard, ..Work::new(e.origin, e.newest, Aim::Deploy) })
-            }
-        };
+        let Elected { work, answers } = work::elect(&mut self.desired, name, &self.ctx.settings.groups);
+        for (origin, answer) in answers {
+            self.emit(&origin, answer);
+        }
         // What stage is bringing in belongs to the work that ends here.
         self.stop_stage_of(name);
-        let app = self.app_entry(name);
-        match work {
-            Some(work) => app.work = Some(work),
-            None => self.reconcile(name, Vec::new(), None),
+        let nothing = work.is_none();
+        self.app_entry(name).work = work;
+        if nothing {
+            self.reconcile(name, Vec::new(), None);
         }
         self.settle(name);
-    }
-
-    /// A document that loses to another origin's is stored and waits.
-    fn shadow_losers(&mut self, name: &Name, winner: Option<&Entry>) {
-        let Some(winner) = winner else { return };
-        let mut acks = Vec::new();
-        for e in self.desired.entries.iter_mut().filter(|e| e.app == *name && e.origin != winner.origin && in_work(e.state)) {
-            e.state = if e.newest.removal { State::Removed } else { State::Held };
-            e.kept = e.kept.take().filter(|_| !e.newest.removal);
-            e.refusal = (e.state == State::Held).then(|| failure(Reason::Policy, SHADOWED).into());
-            acks.push((e.origin.clone(), entry_ack(e)));
-        }
-        for (origin, ack) in acks {
-            self.emit(&origin, ack);
-        }
     }
 
     /// Carries on an app after anything happened to it.
@@ -211,17 +135,17 @@ impl Keeper {
     }
 
     fn advance(&mut self, name: &Name, now: Duration) {
-        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return };
-        match (work.aim, work.phase) {
-            (Aim::Remove, Phase::Fetching) => {
+        let collecting = self.is_collecting();
+        let Some((app, work)) = self.app(name).and_then(|a| Some((a, a.work.as_ref()?))) else { return };
+        match work.step(app.live.is_empty(), collecting, now) {
+            Step::Wait => {}
+            Step::Stop => {
                 self.reconcile(name, Vec::new(), None);
                 self.set_phase(name, Phase::Starting);
                 self.settle(name);
             }
-            (Aim::Remove, _) => self.finish_removal(name),
-            // What is found in the store now could be gone a moment later. A version restored is one that is being kept.
-            (Aim::Deploy, Phase::Fetching) if self.is_collecting() => {}
-            (_, Phase::Fetching) if work.retry.is_none_or(|due| now >= due) => {
+            Step::Removed => self.finish_removal(name),
+            Step::Fetch => {
                 // Due once: while stage is at it, time alone is no event.
                 if let Some(work) = self.work_mut(name) {
                     work.retry = None;
@@ -230,8 +154,7 @@ impl Keeper {
                     self.fail(name, f);
                 }
             }
-            (Aim::Deploy, _) => self.watch_trial(name, now),
-            _ => {}
+            Step::Watch => self.watch_trial(name, now),
         }
     }
 
@@ -369,9 +292,7 @@ impl Keeper {
         let Some(i) = self.apps.iter().position(|a| a.name == *name) else { return };
         let Self { ctx, apps, .. } = self;
         let app = &mut apps[i];
-        // What ended while no keeper was there has run: recovery alone is no reason to run it once more.
-        let restoring = app.work.as_ref().is_some_and(|w| w.aim == Aim::Restore);
-        let deploying = app.work.as_ref().is_some_and(|w| w.aim == Aim::Deploy);
+        let aim = app.work.as_ref().map(|w| w.aim);
         let old: Vec<Ready> = app.live.iter().map(|l| l.next.clone().unwrap_or_else(|| l.ready.clone())).collect();
         for (container, change) in plan::changes(&old, &wanted) {
             let ready = wanted.iter().find(|r| r.name == container).cloned();
@@ -385,16 +306,16 @@ impl Keeper {
                 }
                 (Change::Keep | Change::Update, Some(live), Some(ready)) => {
                     // Also of this very document, whose deployment an earlier keeper had begun.
-                    let known = restoring || manifest == Some(live.manifest);
+                    let known = aim == Some(Aim::Restore) || manifest == Some(live.manifest);
                     live.manifest = manifest.unwrap_or(live.manifest);
                     if let Err(f) = live.update(ctx, ready, now) {
                         (live.failure, live.begun) = (Some(f), false);
                     }
-                    let has_run = known && live.finished && live.life.state == ContainerState::Exited;
-                    // One that is still being stopped starts again once it is gone; a crash loop of before gets its chance with the new document.
-                    let looping = deploying && live.life.state == ContainerState::Restarting;
-                    let down = live.life.state == ContainerState::Stopping || live.life.is_over() || looping;
-                    if !held.contains(&container) && down && !has_run {
+                    let starts = plan::starts(&live.life, aim == Some(Aim::Deploy), known && live.finished);
+                    if held.contains(&container) {
+                        // As far as it was started meanwhile: by an earlier keeper, or while another origin's version was wanted, which nobody had stopped.
+                        live.event(ctx, Event::Stop, now);
+                    } else if starts {
                         (live.begun, live.failure) = (false, None);
                         live.life.forgive();
                         live.wanted = true;
@@ -428,18 +349,13 @@ impl Keeper {
             return self.fail(name, f);
         }
         let held = self.held(name);
-        let up = wanted().all(|l| (l.begun || held.contains(&l.key.container)) && l.next.is_none()) && app.live.iter().all(|l| !l.doomed);
-        let kept = self.has_kept(name);
-        let grace = if kept { trial::GRACE } else { Duration::ZERO };
-        let stopped = kept && wanted().any(|l| held.contains(&l.key.container));
+        // Nothing is left of what ran before.
+        let alone = app.live.iter().all(|l| !l.doomed && l.next.is_none());
         let bounds = app.work.as_ref().and_then(|w| w.bounds.clone()).unwrap_or_else(|| order::bounds(app, now));
-        let found = match trial::judge(order::on_trial(app, &held, &bounds), grace, now) {
-            Finding::Good if !up => Finding::Wait(None),
-            found => found,
-        };
-        let found = if stopped { found } else { trial::within(found, bounds.until, now) };
+        let parts: Vec<Part<'_>> = order::on_trial(app, &held, &bounds).collect();
+        let Look { found, up, bounded } = trial::look(&parts, alone, self.has_kept(name), bounds.until, now);
         if let Some(work) = self.work_mut(name) {
-            work.bounds = (!stopped).then_some(bounds);
+            work.bounds = bounded.then_some(bounds);
         }
         match found {
             Finding::Bad(reason, message) => self.fail(name, failure(reason, message)),
@@ -495,24 +411,19 @@ impl Keeper {
 
     /// There is a version to go back to.
     fn has_kept(&self, name: &Name) -> bool {
-        let Some(work) = self.app(name).and_then(|a| a.work.as_ref()) else { return false };
-        let (own, others): (Vec<&Entry>, Vec<&Entry>) =
-            self.desired.entries.iter().filter(|e| e.app == *name).partition(|e| e.origin == work.origin);
-        own.iter().any(|e| e.kept.as_ref().is_some_and(|k| !k.removal)) || others.iter().any(|e| e.in_force().is_some())
+        let work = self.app(name).and_then(|a| a.work.as_ref());
+        work.is_some_and(|work| record::has_kept(&self.desired.entries, name, &work.origin))
     }
 
     fn commit(&mut self, name: &Name) {
         let Some(work) = self.app_mut(name).and_then(|a| a.work.take()) else { return };
-        self.conclude(name, &work, State::Running, None);
+        self.conclude(name, &work, State::Running);
         self.collect();
     }
 
     fn finish_removal(&mut self, name: &Name) {
-        if self.app(name).is_none_or(|a| !a.live.is_empty()) {
-            return;
-        }
         let Some(work) = self.app_mut(name).and_then(|a| a.work.take()) else { return };
-        self.conclude(name, &work, State::Removed, None);
+        self.conclude(name, &work, State::Removed);
         // With a group's document gone, another group's may be the one that counts now.
         self.elect(name);
         self.collect();
@@ -521,91 +432,52 @@ impl Keeper {
     /// A version that cannot run: the one before runs again, or went on running all the time.
     fn fail(&mut self, name: &Name, f: Failure) {
         let now = self.now();
-        let Some(app) = self.app_mut(name) else { return };
-        if let Some(work) = app.work.as_mut().filter(|w| w.aim == Aim::Restore) {
+        let Some(work) = self.app_mut(name).and_then(|a| a.work.take()) else { return };
+        let f = Failure { message: bounded(f.message), ..f };
+        let Self { desired, apps, .. } = self;
+        let app = apps.iter().find(|a| a.name == *name);
+        let (answer, next) = work::fail(desired, name, &work, f.clone(), |version| app.is_some_and(|a| a.is_whole(version)));
+        if next == Next::Retry {
             log::error!("cannot bring {name} back: {}", f.message);
-            work.retry = Some(now + RESTORE_RETRY);
+            self.app_entry(name).work = Some(Work { retry: Some(now + RESTORE_RETRY), ..work });
             return;
         }
-        let Some(work) = app.work.take() else { return };
         log::warn!("deployment of {name} failed: {}", f.message);
-        let kept = self.desired.entries.iter().find(|e| e.app == *name && e.origin == work.origin).and_then(|e| e.kept.clone());
-        match kept.filter(|k| !k.removal) {
-            Some(version) if work.phase == Phase::Fetching && self.is_whole(name, &version) => {}
-            Some(version) => {
-                let app = self.app_entry(name);
-                app.work = Some(Work::new(work.origin.clone(), version, Aim::Restore));
+        self.told_the_end(&work.origin, answer);
+        match next {
+            Next::Elect => self.elect(name),
+            Next::Restore(work) => {
+                self.app_entry(name).work = Some(*work);
+                self.settle(name);
             }
-            // Another origin's version may run instead, or nothing.
-            None => {
-                self.conclude(name, &work, State::Failed, Some(f));
-                self.elect(name);
-                return self.collect();
-            }
+            Next::Retry | Next::Stay => self.settle(name),
         }
-        self.conclude(name, &work, State::Failed, Some(f));
-        self.settle(name);
         // A stage that was killed leaves half an image.
         self.collect();
     }
 
-    /// This version's containers, and no others, are there and stay.
-    fn is_whole(&self, name: &Name, version: &Version) -> bool {
-        let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none();
-        self.app(name).is_some_and(|a| !a.live.is_empty() && a.live.iter().all(stays))
+    /// Puts a good end on record and tells it.
+    fn conclude(&mut self, name: &Name, work: &Work, state: State) {
+        let answer = record::conclude(&mut self.desired, name, &work.origin, &work.version, state, None);
+        self.told_the_end(&work.origin, answer);
     }
 
-    /// Puts a terminal state on record and tells it.
-    fn conclude(&mut self, name: &Name, work: &Work, state: State, f: Option<Failure>) {
-        let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *name && e.origin == work.origin) else { return };
-        if entry.newest.sha256 != work.version.sha256 || entry.newest.seq != work.version.seq {
-            return;
+    fn told_the_end(&mut self, origin: &Origin, answer: Option<Ack>) {
+        if let Some(answer) = answer {
+            self.save_state();
+            self.emit(origin, answer);
         }
-        entry.newest = work.version.clone();
-        entry.state = state;
-        entry.refusal = f.map(|f| Refusal { message: bounded(f.message), reason: f.reason, path: String::new() });
-        if state != State::Failed {
-            entry.kept = None;
-        }
-        let ack = entry_ack(entry);
-        self.desired.beside.guarded.retain(|app| app != name);
-        self.desired.beside.tried.retain(|(app, ..)| app != name);
-        self.save_state();
-        self.emit(&work.origin, ack);
     }
 
     /// Tells a step on the way. Restoring what ran before is nobody's news.
     fn tell(&mut self, name: &Name, state: State, progress: Option<Result<Download, String>>) {
         let Some(work) = self.app(name).and_then(|a| a.work.as_ref()).filter(|w| w.aim == Aim::Deploy) else { return };
-        let origin = work.origin.clone();
-        let (seq, sha256, attempt) = (work.version.seq, work.version.sha256, work.version.attempt);
-        if let Some(e) = self.desired.entries.iter_mut().find(|e| e.app == *name && e.origin == origin) {
-            e.state = state;
-        }
+        let (origin, version) = (work.origin.clone(), work.version.clone());
+        let answer = record::tell(&mut self.desired, name, &origin, &version, state);
         let (progress, trouble) = progress.map_or((None, None), |p| p.map_or_else(|why| (None, Some(why)), |p| (Some(p), None)));
         let refusals = trouble.map(|why| failure(Reason::Fetch, why).into()).into_iter().collect();
-        let ack = Ack { app: name.clone(), seq, sha256, attempt, state, refusals, rolled_back_to: None, progress };
-        self.emit(&origin, ack);
+        self.emit(&origin, Ack { refusals, progress, ..answer });
     }
-}
-
-/// The last answer for an entry, as it would be told again.
-pub fn entry_ack(entry: &Entry) -> Ack {
-    let kept = entry.kept.as_ref().filter(|k| entry.state == State::Failed && !k.removal);
-    Ack {
-        app: entry.app.clone(),
-        seq: entry.newest.seq,
-        sha256: entry.newest.sha256,
-        attempt: entry.newest.attempt,
-        state: entry.state,
-        refusals: entry.refusal.iter().cloned().collect(),
-        rolled_back_to: kept.map(|k| (k.seq, k.sha256)),
-        progress: None,
-    }
-}
-
-fn in_work(state: State) -> bool {
-    !state.is_terminal() && state != State::Held
 }
 
 fn make_ready(container: Container, image: &crate::image::Record, network: bool) -> Result<Ready, Failure> {

@@ -114,6 +114,12 @@ impl Life {
         matches!(self.state, State::Exited | State::Failed | State::Waiting | State::Created | State::Fetching)
     }
 
+    /// It is down, or on its way there, and not by itself: it never ran, or its policy would always have it up.
+    pub fn is_stopped(&self, rules: &Rules) -> bool {
+        let down = self.state == State::Exited || (self.state == State::Stopping && self.again == Again::No);
+        self.state == State::Waiting || (down && rules.restart.policy == RestartPolicy::Always)
+    }
+
     /// Ends and failed starts in a row without a stable run.
     pub fn streak(&self) -> u32 {
         self.streak

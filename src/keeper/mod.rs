@@ -8,7 +8,8 @@
 //! | `trusted` `commands` | whose signature counts, keysets; what is done for a command |
 //! | `health` `trial` `guard` | pure decisions: is a container healthy; does a new version work, in which order does it start, does it keep the way to the broker |
 //! | `accept` | which documents are taken, and what is answered |
-//! | `deploy` `order` | from a document to running containers; who starts when |
+//! | `record` `work` | pure decisions: what happens to the desired state on record, and which work follows for an app |
+//! | `deploy` `order` | that work: from a document to running containers; who starts when |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
 //! | `containers` `checks` `syslog` | one live container; its health checks; its output to the device's log |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
@@ -37,6 +38,7 @@ pub mod plan;
 pub mod policy;
 mod poll;
 mod report;
+pub mod record;
 pub mod requests;
 mod ring;
 pub mod rollout;
@@ -45,10 +47,11 @@ mod stages;
 mod start;
 pub mod store;
 mod syslog;
-mod trial;
+pub mod trial;
 mod trusted;
 mod unsaved;
 mod wire;
+pub mod work;
 
 pub use start::main;
 

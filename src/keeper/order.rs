@@ -7,9 +7,10 @@ use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
 use crate::keeper::deploy::App;
 use crate::keeper::lifecycle::Event;
+use crate::keeper::record;
 use crate::keeper::trial::{self, Bounds, Part};
 use crate::manifest::Name;
-use crate::protocol::{Health, Reason};
+use crate::protocol::Health;
 use std::time::Duration;
 
 /// What matters of a container.
@@ -63,21 +64,8 @@ impl Keeper {
     pub fn count_try(&mut self, name: &Name, version: Digest) -> Result<(), Failure> {
         // One that somebody has stopped takes nothing down, and waits for him at every boot.
         let waits = self.winner(name).is_some_and(|e| !e.held.is_empty());
-        let (boot, tried) = (self.ctx.boot, &mut self.desired.beside.tried);
-        match tried.iter().find(|(app, tried, _)| app == name && *tried == version) {
-            Some((.., first)) if !waits && trial::is_given_up(*first, boot) => {
-                let message = format!(
-                    "the device has been started {} times since this version was first started, and it has not shown that it works",
-                    boot - first
-                );
-                return Err(Failure { reason: Reason::CrashLoop, message });
-            }
-            Some(_) => {}
-            None => {
-                tried.retain(|(app, ..)| app != name);
-                tried.push((name.clone(), version, boot));
-                self.save_state();
-            }
+        if record::count_try(&mut self.desired, name, version, self.ctx.boot, waits)? {
+            self.save_state();
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use crate::container::Spec;
 use crate::image::Digest;
-use crate::keeper::lifecycle::Rules;
+use crate::keeper::lifecycle::{Life, Rules};
 use crate::manifest::{Check, Log, Name};
+use crate::protocol::ContainerState;
 use serde::{Deserialize, Serialize};
 
 /// One container, ready to start: everything that decides how it runs.
@@ -62,6 +63,16 @@ fn change(old: &Ready, new: &Ready) -> Change {
     } else {
         Change::Keep
     }
+}
+
+/// Whether one that is left alone or changed live, and that nobody holds, is started (again) with a version that is being deployed or restored.
+/// One that ended `unseen`, in a run of this very version while no keeper was there, has run: recovery alone is no reason to run it once more.
+pub fn starts(life: &Life, deploying: bool, unseen: bool) -> bool {
+    // One that is still being stopped starts again once it is gone; a crash loop of before gets its chance with the new document.
+    let looping = deploying && life.state == ContainerState::Restarting;
+    let down = life.state == ContainerState::Stopping || life.is_over() || looping;
+    let has_run = unseen && life.state == ContainerState::Exited;
+    down && !has_run
 }
 
 #[cfg(test)]

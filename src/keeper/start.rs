@@ -300,6 +300,7 @@ impl Keeper {
         names.dedup();
         desired::leave_groups(&mut self.desired.entries, &mut self.desired.signed.forgotten, &self.ctx.settings.groups);
         for name in names {
+            self.stop_held(&name);
             self.revive(&name);
             self.elect(&name);
         }

@@ -112,6 +112,30 @@ pub fn within(found: Finding, until: Duration, now: Duration) -> Finding {
     }
 }
 
+/// How a version on trial does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// What is to be said of it.
+    pub found: Finding,
+    /// All its containers have begun, or are stopped by somebody, and nothing is left of the version before.
+    pub up: bool,
+    /// Time alone can end the trial. Otherwise its time begins anew.
+    pub bounded: bool,
+}
+
+/// Looks at all containers of a version on trial that is over `until` then. `alone`: nothing is left of what ran before. `kept`: there is a version to
+/// go back to.
+pub fn look(parts: &[Part<'_>], alone: bool, kept: bool, until: Duration, now: Duration) -> Look {
+    let grace = if kept { GRACE } else { Duration::ZERO };
+    let up = alone && parts.iter().all(|p| p.begun || p.held);
+    let bounded = !(kept && parts.iter().any(|p| p.held));
+    let found = match judge(parts.iter().cloned(), grace, now) {
+        Finding::Good if !up => Finding::Wait(None),
+        found => found,
+    };
+    Look { found: if bounded { within(found, until, now) } else { found }, up, bounded }
+}
+
 fn one(part: &Part, grace: Duration, now: Duration) -> Finding {
     use ContainerState::{Exited, Failed, Running};
     let (life, name) = (part.life, part.name);
