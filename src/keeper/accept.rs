@@ -5,7 +5,6 @@ use crate::ipc::{Ack, Failure, Origin, Refusal};
 use crate::keeper::Keeper;
 use crate::keeper::deploy::{entry_ack, failure};
 use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
-use crate::keeper::rollout;
 use crate::keeper::store::Purpose;
 use crate::manifest::{self, Body, Faults, Manifest, Name, Severity, Target, Whom};
 use crate::protocol::{Reason, State};
@@ -44,7 +43,7 @@ impl Keeper {
             Err(refusals) => self.emit(origin, ack(State::Rejected, refusals)),
             Ok((state, why)) => {
                 self.emit(origin, ack(state, why.into_iter().collect()));
-                self.elect(&app);
+                self.elect_unless_it_waits(&app);
                 // What is replaced without a deployment is nobody's any more.
                 if state != State::Accepted {
                     self.collect();
@@ -137,15 +136,16 @@ impl Keeper {
         let superseded = self.supersede(&m.app, origin);
         let was_in_force = self.winner(&m.app).is_some_and(|e| e.origin == *origin);
         let old = position.map(|i| self.desired.entries.remove(i));
-        // What was lifted is not gone back to.
-        let kept = old.as_ref().filter(|_| m.body != Body::Inherit).and_then(|e| e.in_force().cloned());
-        let refusal = self.is_outside(m, kept.as_ref());
+        let runs = old.as_ref().and_then(|e| e.in_force().cloned());
+        let refusal = self.must_wait(origin, m, runs.as_ref());
         let state = match (&m.body, &refusal) {
-            (Body::Inherit, _) => State::Removed,
             (_, Some(_)) => State::Held,
+            (Body::Inherit, _) => State::Removed,
             _ => State::Accepted,
         };
-        self.desired.beside.accepted(m, origin, was_in_force && state != State::Held);
+        // What was lifted is not gone back to.
+        let kept = runs.filter(|_| state != State::Removed);
+        self.desired.beside.accepted(m, origin, state, was_in_force);
         if *origin != Origin::Local && self.needs_guard(m, kept.as_ref()) {
             self.desired.beside.guarded.push(m.app.clone());
         }
@@ -169,13 +169,6 @@ impl Keeper {
             self.emit(origin, ack);
         }
         Ok(first)
-    }
-
-    /// Why a document that is for a part of the devices is not for this one yet. What runs here already stays, however small that part has become.
-    fn is_outside(&self, m: &Manifest, runs: Option<&Version>) -> Option<Refusal> {
-        let why = rollout::outside(m, &self.device)?;
-        let same = runs.is_some_and(|v| self.document(v).is_some_and(|running| rollout::is_same(&running, m)));
-        (!same).then(|| Refusal { path: desired::ROLLOUT.to_owned(), ..failure(Reason::Policy, why).into() })
     }
 
     /// The document of a version, as it was published.

@@ -126,16 +126,15 @@ impl Keeper {
 
     /// Decides anew which version of an app is wanted, and sets to work.
     pub fn elect(&mut self, name: &Name) {
+        self.withhold(name);
         let winner = self.winner(name).cloned();
         self.shadow_losers(name, winner.as_ref());
         let work = match winner {
             None => None,
+            Some(e) if e.state == State::Failed || desired::waits(&e) => e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore)),
             Some(e) if e.newest.removal && e.state == State::Removed => None,
             Some(e) if e.newest.removal => Some(Work::new(e.origin, e.newest, Aim::Remove)),
             Some(e) if e.state == State::Running => Some(Work::new(e.origin, e.newest, Aim::Restore)),
-            Some(e) if e.state == State::Failed || desired::awaits_rollout(&e) => {
-                e.kept.map(|kept| Work::new(e.origin, kept, Aim::Restore))
-            }
             Some(e) => {
                 let guard = self.desired.beside.guarded.contains(name).then_some(None);
                 Some(Work { guard, ..Work::new(e.origin, e.newest, Aim::Deploy) })
@@ -553,6 +552,11 @@ impl Keeper {
     fn is_whole(&self, name: &Name, version: &Version) -> bool {
         let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none();
         self.app(name).is_some_and(|a| !a.live.is_empty() && a.live.iter().all(stays))
+    }
+
+    /// It is what is there, and nothing is being done.
+    pub fn is_settled_at(&self, name: &Name, version: &Version) -> bool {
+        self.app(name).is_some_and(|a| a.work.is_none()) && self.is_whole(name, version)
     }
 
     /// Puts a terminal state on record and tells it.

@@ -9,6 +9,7 @@
 use crate::image::Digest;
 use crate::ipc::Origin;
 use crate::keeper::desired::{Beside, Entry};
+use crate::manifest::Name;
 use crate::sys::fd::read_file;
 use crate::trust::Keyset;
 use nix::sys::statfs::{F2FS_SUPER_MAGIC, fstatfs};
@@ -50,6 +51,8 @@ pub struct Desired {
     pub signed: Signed,
     /// Beside the documents.
     pub beside: Beside,
+    /// Apps that a person at the device keeps as they are.
+    pub holds: Vec<Name>,
 }
 
 /// What must be known about signed documents. A record has it only where there is something to know.
@@ -269,8 +272,13 @@ fn file_name(digest: &Digest) -> String {
 /// The bytes of one slot.
 pub fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
     let mut body = to_bytes(&(desired.boot, &desired.entries))?;
-    if (&desired.signed, &desired.beside) != (&Signed::default(), &Beside::default()) {
+    let holds = !desired.holds.is_empty();
+    if holds || (&desired.signed, &desired.beside) != (&Signed::default(), &Beside::default()) {
         body.extend(to_bytes(&(&desired.signed, &desired.beside))?);
+    }
+    // Behind all that releases without holds read.
+    if holds {
+        body.extend(to_bytes(&desired.holds)?);
     }
     if body.len() > MAX_RECORD - HEADER {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "desired state is too large to record"));
@@ -305,8 +313,9 @@ pub fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
         return None;
     }
     let ((boot, entries), rest) = postcard::take_from_bytes(body).ok()?;
-    let (signed, beside) = if rest.is_empty() { Default::default() } else { postcard::from_bytes(rest).ok()? };
-    Some((generation, Desired { boot, entries, signed, beside }))
+    let ((signed, beside), rest) = if rest.is_empty() { Default::default() } else { postcard::take_from_bytes(rest).ok()? };
+    let holds = if rest.is_empty() { Vec::new() } else { postcard::from_bytes(rest).ok()? };
+    Some((generation, Desired { boot, entries, signed, beside, holds }))
 }
 
 fn read_slot(path: &Path) -> Option<(u64, Desired)> {
@@ -354,7 +363,7 @@ impl Crc {
 
 #[cfg(test)]
 mod tests {
-    use super::{Crc, Desired, Purpose, Store, decode, encode};
+    use super::{Beside, Crc, Desired, HEADER, Purpose, Store, decode, encode};
     use std::fs;
 
     fn dir(name: &str) -> std::path::PathBuf {
@@ -420,6 +429,19 @@ mod tests {
             let mut bad = whole.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&bad), None, "bit {bit}");
+        }
+    }
+
+    /// Of a record with holds, a release without them reads what stands before these, and passes over the rest.
+    #[test]
+    fn holds_stand_behind_all_that_other_releases_read() {
+        let lifted = Beside { lifted: vec!["db".parse().unwrap()], ..Beside::default() };
+        let before = Desired { beside: lifted, ..state(3) };
+        let after = Desired { holds: vec!["web".parse().unwrap()], ..before.clone() };
+        let body = |desired: &Desired| encode(7, desired).unwrap()[HEADER..].to_vec();
+        assert!(body(&after).starts_with(&body(&before)) && body(&after).len() > body(&before).len());
+        for desired in [before, after, Desired { holds: vec!["web".parse().unwrap()], ..state(3) }] {
+            assert_eq!(decode(&encode(7, &desired).unwrap()), Some((7, desired)));
         }
     }
 

@@ -257,6 +257,9 @@ pub struct AppReport {
     /// `local`: stopped or started by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<String>,
+    /// `local`: a person at the device keeps it as it is; newer documents wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
     /// Its containers.
     pub containers: Entries<ContainerReport>,
 }
