@@ -209,6 +209,26 @@ fn the_fleet_may_not_try_again_what_is_on_hold() {
     });
 }
 
+#[test]
+fn what_was_allowed_when_it_came_is_looked_at_again_before_it_goes_on() {
+    let mut device = Device::prepared(json!({}));
+    let policy = device.file("policy.json", json!({"host_network": true}).to_string());
+    device.broker.up();
+    device.start();
+    device.online();
+    device.deploy(&version(1));
+    device.ok(&["hold", "web"]);
+    let second = device.publish(&numbered("web", 2, with(sleeps(2), json!({"network": {"mode": "host"}}))));
+    held(&device, &second, "hold");
+    std::fs::remove_file(policy).unwrap();
+    restart(&mut device);
+    let pid = comes_to_run(&device, 1);
+    device.ok(&["unhold", "web"]);
+    let ack = device.refused(&second, "failed", "policy");
+    assert_eq!((&ack["detail"]["path"], &ack["rolled_back_to"]), (&json!("containers.main.network.mode"), &json!(1)), "{ack}");
+    assert_eq!(device.running("web"), pid);
+}
+
 /// Good once `/tmp/up` is there.
 fn checked(seq: u64, retries: u32) -> Value {
     let check = json!({"health": {"file": "/tmp/up", "interval": "1s", "retries": retries}});
@@ -224,11 +244,12 @@ fn a_deployment_in_work_is_finished_and_the_next_one_waits() {
     device.ok(&["hold", "web"]);
     device.exec("web", &["touch", "/tmp/up"]);
     device.ack(&second, "running");
-    held(&device, &device.publish(&version(3)), "hold");
+    let third = device.publish(&version(3));
+    held(&device, &third, "hold");
     assert_eq!(runs(&device), Some(2));
     // What has gone wrong goes back, on hold or not.
     device.ok(&["unhold", "web"]);
-    comes_to_run(&device, 3);
+    device.ack(&third, "running");
     let bad = device.publish(&checked(4, 2));
     device.ack(&bad, "testing");
     device.ok(&["hold", "web"]);
@@ -242,7 +263,7 @@ fn what_another_origin_has_ready_does_not_come_in_place_of_a_first_version_that_
     let first = device.publish(&checked(1, 4));
     device.ack(&first, "testing");
     let group = to_group(&device, &numbered("web", 7, sleeps(7)));
-    held(&device, &group, "");
+    device.ack(&group, "held");
     device.ok(&["hold", "web"]);
     device.refused(&first, "failed", "health");
     held(&device, &group, "hold");
@@ -382,13 +403,19 @@ fn hours_are_for_new_versions_alone() {
 
 #[test]
 fn what_has_begun_in_its_window_is_finished_after_it_or_goes_back() {
-    let device = Device::new();
-    let _clock = Clock::right(device.keeper());
+    let mut device = Device::new();
+    let clock = Clock::right(device.keeper());
     device.deploy(&version(1));
     let until = unix_ms() + 4000;
     let begun = device.publish(&timed(checked(2, 100), hours(-HOUR, 3)));
     device.ack(&begun, "testing");
     eventually("the window closes", || (unix_ms() > until).then_some(()));
+    // Also by a keeper that has not seen it open.
+    drop(clock);
+    device.end(Signal::SIGKILL);
+    device.start();
+    let _clock = Clock::right(device.keeper());
+    comes_to_run(&device, 2);
     device.exec("web", &["touch", "/tmp/up"]);
     device.ack(&begun, "running");
     let bad = device.publish(&timed(checked(3, 4), hours(-HOUR, 3)));

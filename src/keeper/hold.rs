@@ -7,7 +7,7 @@ use crate::keeper::deploy::{entry_ack, failure};
 use crate::keeper::desired::{self, Entry, HOLD, ROLLOUT, Version, WINDOW};
 use crate::keeper::rollout;
 use crate::keeper::window::{self, Opening};
-use crate::manifest::{Body, Manifest, Name};
+use crate::manifest::{self, Body, Manifest, Name};
 use crate::protocol::{Reason, State};
 use crate::sys::time::{is_clock_right, unix_ms};
 use std::time::Duration;
@@ -18,6 +18,16 @@ const MAX_HOLDS: usize = desired::MAX_GONE;
 const UNSURE: Duration = Duration::from_secs(5);
 /// A clock that is right can still be set: at least so often the time until a window opens is looked at anew.
 const STEP: Duration = Duration::from_secs(60);
+
+/// What becomes of a document that has waited.
+enum Next {
+    /// It goes on.
+    Goes,
+    /// It waits, for this.
+    Waits(Refusal),
+    /// What was allowed and there when it came is so no more.
+    Fails(Refusal),
+}
 
 /// The time of day, if this device knows it: in milliseconds since 1970.
 fn clock() -> Option<u64> {
@@ -83,17 +93,17 @@ impl Keeper {
         let waiting: Vec<Entry> = self.desired.entries.iter().filter(|e| e.app == *app && desired::waits_for(e, path)).cloned().collect();
         let (mut news, mut goes_on) = (Vec::new(), false);
         for e in waiting {
-            let m = self.document(&e.newest);
-            let refusal = m.as_ref().and_then(|m| self.must_wait(&e.origin, m, e.kept.as_ref()));
-            if refusal == e.refusal {
-                continue;
-            }
-            if refusal.is_some() {
-                self.set_reason(&e, refusal);
-            } else {
-                // One that cannot be read any more goes on as well, and fails for that.
-                self.go_on(&e, m.as_ref());
-                goes_on = true;
+            match self.next(&e) {
+                Next::Waits(refusal) if e.refusal.as_ref() == Some(&refusal) => continue,
+                Next::Waits(refusal) => self.set_state(&e, State::Held, Some(refusal)),
+                Next::Fails(refusal) => {
+                    self.set_state(&e, State::Failed, Some(refusal));
+                    goes_on = true;
+                }
+                Next::Goes => {
+                    self.go_on(&e);
+                    goes_on = true;
+                }
             }
             news.push(e.origin);
         }
@@ -110,28 +120,37 @@ impl Keeper {
         }
     }
 
+    /// One that cannot be read any more goes on: it fails for that, or removes.
+    fn next(&self, e: &Entry) -> Next {
+        let Ok(payload) = self.store.manifest(&e.newest.sha256) else { return Next::Goes };
+        let waits = manifest::parse(&payload).ok().and_then(|m| self.must_wait(&e.origin, &m, e.kept.as_ref()));
+        let admitted = || self.admit(&e.origin, &payload).err().and_then(|refusals| refusals.into_iter().next());
+        waits.map(Next::Waits).or_else(|| admitted().map(Next::Fails)).unwrap_or(Next::Goes)
+    }
+
     fn entry_mut(&mut self, e: &Entry) -> Option<&mut Entry> {
         self.desired.entries.iter_mut().find(|other| (&other.origin, &other.app) == (&e.origin, &e.app))
     }
 
-    fn set_reason(&mut self, e: &Entry, refusal: Option<Refusal>) {
+    fn set_state(&mut self, e: &Entry, state: State, refusal: Option<Refusal>) {
         if let Some(entry) = self.entry_mut(e) {
-            entry.refusal = refusal;
+            (entry.state, entry.refusal) = (state, refusal);
         }
     }
 
     /// As if it came now: what counted until the next document counts no more.
-    fn go_on(&mut self, e: &Entry, m: Option<&Manifest>) {
+    fn go_on(&mut self, e: &Entry) {
         let was_in_force = self.winner(&e.app).is_some_and(|w| w.origin == e.origin);
-        let lifts = m.is_some_and(|m| m.body == Body::Inherit);
-        if let Some(m) = m {
+        let m = self.document(&e.newest);
+        let lifts = m.as_ref().is_some_and(|m| m.body == Body::Inherit);
+        if let Some(m) = &m {
             self.desired.beside.accepted(m, &e.origin, State::Accepted, was_in_force);
         }
         if e.origin != Origin::Local {
             self.arm_guard(&e.app, &e.newest, e.kept.as_ref());
         }
+        self.set_state(e, if lifts { State::Removed } else { State::Accepted }, None);
         let Some(entry) = self.entry_mut(e) else { return };
-        (entry.state, entry.refusal) = (if lifts { State::Removed } else { State::Accepted }, None);
         entry.held.clear();
         if lifts {
             entry.kept = None;
@@ -164,7 +183,7 @@ impl Keeper {
             if refusal.is_none() {
                 break;
             }
-            self.set_reason(&e, refusal);
+            self.set_state(&e, State::Held, refusal);
             self.save_state();
             self.tell_entry(&e.origin, app);
         }
