@@ -11,7 +11,7 @@ use signer::{Signer, Tool, sealed, to_sign};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 use wherry::image::Digest;
 use wherry::trust::base64;
