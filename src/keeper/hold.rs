@@ -120,9 +120,10 @@ impl Keeper {
         }
     }
 
-    /// One that cannot be read any more goes on: it fails for that, or removes.
+    /// One that cannot be read any more fails for that once it goes on, or removes. Its hours are not known any more, so it waits on for them.
     fn next(&self, e: &Entry) -> Next {
-        let Ok(payload) = self.store.manifest(&e.newest.sha256) else { return Next::Goes };
+        let hours = || e.refusal.clone().filter(|r| r.path == WINDOW);
+        let Ok(payload) = self.store.manifest(&e.newest.sha256) else { return hours().map_or(Next::Goes, Next::Waits) };
         let waits = manifest::parse(&payload).ok().and_then(|m| self.must_wait(&e.origin, &m, e.kept.as_ref()));
         let admitted = || self.admit(&e.origin, &payload).err().and_then(|refusals| refusals.into_iter().next());
         waits.map(Next::Waits).or_else(|| admitted().map(Next::Fails)).unwrap_or(Next::Goes)
