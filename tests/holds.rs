@@ -181,7 +181,7 @@ fn all_apps_of_one_command_are_held_or_none() {
     }
     device.ok(&["hold", "web", "db", "web"]);
     device.ok(&["hold", "web"]);
-    assert_eq!(device.json(&["status"])["holds"], json!(["db", "web"]));
+    assert_eq!(device.json(&["status"])["holds"], json!(["web", "db"]));
     device.ok(&["unhold", "db"]);
     device.ok(&["unhold", "db"]);
     assert_eq!(device.json(&["status"])["holds"], json!(["web"]));

@@ -19,16 +19,6 @@ const UNSURE: Duration = Duration::from_secs(5);
 /// A clock that is right can still be set: at least so often the time until a window opens is looked at anew.
 const STEP: Duration = Duration::from_secs(60);
 
-/// What becomes of a document that has waited.
-enum Next {
-    /// It goes on.
-    Goes,
-    /// It waits, for this.
-    Waits(Refusal),
-    /// What was allowed and there when it came is so no more.
-    Fails(Refusal),
-}
-
 /// The time of day, if this device knows it: in milliseconds since 1970.
 fn clock() -> Option<u64> {
     is_clock_right().then(unix_ms)
@@ -56,9 +46,12 @@ impl Keeper {
         if let Some(app) = apps.iter().find(|app| !known(app)) {
             return Err(failure(Reason::BadValue, format!("there is no app {app} (see `wherry ls`)")));
         }
-        let mut changed: Vec<Name> = apps.iter().filter(|app| holds.contains(app) != on).cloned().collect();
-        changed.sort();
-        changed.dedup();
+        let mut changed: Vec<Name> = Vec::new();
+        for app in apps.iter().filter(|app| holds.contains(app) != on) {
+            if !changed.contains(app) {
+                changed.push(app.clone());
+            }
+        }
         if on && holds.len() + changed.len() > MAX_HOLDS {
             return Err(failure(Reason::Policy, format!("{} apps are on hold, at most {MAX_HOLDS} may be", holds.len())));
         }
@@ -93,18 +86,15 @@ impl Keeper {
         let waiting: Vec<Entry> = self.desired.entries.iter().filter(|e| e.app == *app && desired::waits_for(e, path)).cloned().collect();
         let (mut news, mut goes_on) = (Vec::new(), false);
         for e in waiting {
-            match self.next(&e) {
-                Next::Waits(refusal) if e.refusal.as_ref() == Some(&refusal) => continue,
-                Next::Waits(refusal) => self.set_state(&e, State::Held, Some(refusal)),
-                Next::Fails(refusal) => {
-                    self.set_state(&e, State::Failed, Some(refusal));
-                    goes_on = true;
-                }
-                Next::Goes => {
-                    self.go_on(&e);
-                    goes_on = true;
-                }
+            let (state, refusal) = self.next(&e);
+            if (state, &refusal) == (e.state, &e.refusal) {
+                continue;
             }
+            if !matches!(state, State::Held | State::Failed) {
+                self.go_on(&e, state);
+            }
+            self.set_state(&e, state, refusal);
+            goes_on |= state != State::Held;
             news.push(e.origin);
         }
         if news.is_empty() {
@@ -120,13 +110,22 @@ impl Keeper {
         }
     }
 
-    /// One that cannot be read any more fails for that once it goes on, or removes. Its hours are not known any more, so it waits on for them.
-    fn next(&self, e: &Entry) -> Next {
-        let hours = || e.refusal.clone().filter(|r| r.path == WINDOW);
-        let Ok(payload) = self.store.manifest(&e.newest.sha256) else { return hours().map_or(Next::Goes, Next::Waits) };
-        let waits = manifest::parse(&payload).ok().and_then(|m| self.must_wait(&e.origin, &m, e.kept.as_ref()));
-        let admitted = || self.admit(&e.origin, &payload).err().and_then(|refusals| refusals.into_iter().next());
-        waits.map(Next::Waits).or_else(|| admitted().map(Next::Fails)).unwrap_or(Next::Goes)
+    /// What becomes of a document that has waited: it fails if what was allowed and there when it came is so no more. One that cannot be read any more
+    /// goes on, and fails for that, or removes; only its hours are not known any more, so it waits on for them.
+    fn next(&self, e: &Entry) -> (State, Option<Refusal>) {
+        let Ok(payload) = self.store.manifest(&e.newest.sha256) else {
+            let waits = desired::waits_for(e, WINDOW);
+            return if waits { (State::Held, e.refusal.clone()) } else { (State::Accepted, None) };
+        };
+        let Ok(m) = manifest::parse(&payload) else { return (State::Accepted, None) };
+        if let Some(refusal) = self.must_wait(&e.origin, &m, e.kept.as_ref()) {
+            return (State::Held, Some(refusal));
+        }
+        match self.admit(&e.origin, &payload) {
+            Err(refusals) => (State::Failed, refusals.into_iter().next()),
+            Ok(_) if m.body == Body::Inherit => (State::Removed, None),
+            Ok(_) => (State::Accepted, None),
+        }
     }
 
     fn entry_mut(&mut self, e: &Entry) -> Option<&mut Entry> {
@@ -140,21 +139,18 @@ impl Keeper {
     }
 
     /// As if it came now: what counted until the next document counts no more.
-    fn go_on(&mut self, e: &Entry) {
+    fn go_on(&mut self, e: &Entry, state: State) {
         let was_in_force = self.winner(&e.app).is_some_and(|w| w.origin == e.origin);
-        let m = self.document(&e.newest);
-        let lifts = m.as_ref().is_some_and(|m| m.body == Body::Inherit);
-        if let Some(m) = &m {
-            self.desired.beside.accepted(m, &e.origin, State::Accepted, was_in_force);
+        if let Some(m) = self.document(&e.newest) {
+            self.desired.beside.accepted(&m, &e.origin, state, was_in_force);
         }
         if e.origin != Origin::Local {
             self.arm_guard(&e.app, &e.newest, e.kept.as_ref());
         }
-        self.set_state(e, if lifts { State::Removed } else { State::Accepted }, None);
-        let Some(entry) = self.entry_mut(e) else { return };
-        entry.held.clear();
-        if lifts {
-            entry.kept = None;
+        if let Some(entry) = self.entry_mut(e) {
+            entry.held.clear();
+            // What was lifted is not gone back to.
+            entry.kept = entry.kept.take().filter(|_| state != State::Removed);
         }
     }
 
