@@ -19,13 +19,13 @@ const UNSURE: Duration = Duration::from_secs(5);
 /// A clock that is right can still be set: at least so often the time until a window opens is looked at anew.
 const STEP: Duration = Duration::from_secs(60);
 
-/// The time of day, if this device knows it: in milliseconds since 1970.
+/// The time, if this device knows it: in milliseconds since 1970.
 fn clock() -> Option<u64> {
     is_clock_right().then(unix_ms)
 }
 
 impl Keeper {
-    /// Why a new document waits. What runs here already may stay, whatever hours or part it is for now.
+    /// Why a new document, with this device's values in it, waits. What runs here already may stay, whatever hours or part it is for now.
     pub fn must_wait(&self, origin: &Origin, m: &Manifest, runs: Option<&Version>) -> Option<Refusal> {
         if *origin != Origin::Local && self.desired.holds.contains(&m.app) {
             let why = format!("a person at the device keeps {} as it is: it goes on after `wherry unhold {0}` there", m.app);
@@ -33,8 +33,13 @@ impl Keeper {
         }
         let here = rollout::outside(m, &self.device).map(|why| (ROLLOUT, why));
         let (path, why) = here.or_else(|| window::outside(m, clock()).map(|why| (WINDOW, why)))?;
-        let same = runs.is_some_and(|v| self.document(v).is_some_and(|running| rollout::is_same(&running, m)));
+        let same = runs.is_some_and(|v| self.document_here(v).is_some_and(|running| rollout::is_same(&running, m)));
         (!same).then(|| Refusal { path: path.to_owned(), ..failure(Reason::Policy, why).into() })
+    }
+
+    /// The document of a version, with this device's values in it.
+    fn document_here(&self, version: &Version) -> Option<Manifest> {
+        manifest::parse_for(&self.store.manifest(&version.sha256).ok()?, &self.variables()).ok()
     }
 
     // ---- by hand ----
@@ -110,20 +115,20 @@ impl Keeper {
         }
     }
 
-    /// What becomes of a document that has waited: it fails if what was allowed and there when it came is so no more. One that cannot be read any more
-    /// goes on, and fails for that, or removes; only its hours are not known any more, so it waits on for them.
+    /// What becomes of a document that has waited: it fails if what was allowed and there when it came is so no more. One that is lost goes on, and
+    /// fails for that, or removes; only its hours are not known any more, so it waits on for them.
     fn next(&self, e: &Entry) -> (State, Option<Refusal>) {
         let Ok(payload) = self.store.manifest(&e.newest.sha256) else {
             let waits = desired::waits_for(e, WINDOW);
             return if waits { (State::Held, e.refusal.clone()) } else { (State::Accepted, None) };
         };
-        let Ok(m) = manifest::parse(&payload) else { return (State::Accepted, None) };
-        if let Some(refusal) = self.must_wait(&e.origin, &m, e.kept.as_ref()) {
-            return (State::Held, Some(refusal));
+        let waits = self.document_here(&e.newest).and_then(|m| self.must_wait(&e.origin, &m, e.kept.as_ref()));
+        if waits.is_some() {
+            return (State::Held, waits);
         }
         match self.admit(&e.origin, &payload) {
             Err(refusals) => (State::Failed, refusals.into_iter().next()),
-            Ok(_) if m.body == Body::Inherit => (State::Removed, None),
+            Ok(m) if m.body == Body::Inherit => (State::Removed, None),
             Ok(_) => (State::Accepted, None),
         }
     }
@@ -175,7 +180,7 @@ impl Keeper {
     pub fn withhold(&mut self, app: &Name) {
         let shadowed = |e: &&Entry| e.state == State::Held && !desired::waits(e);
         while let Some(e) = self.winner(app).filter(shadowed).cloned() {
-            let m = self.document(&e.newest);
+            let m = self.document_here(&e.newest);
             let refusal = m.and_then(|m| self.must_wait(&e.origin, &m, e.kept.as_ref()));
             if refusal.is_none() {
                 break;
