@@ -25,8 +25,8 @@
 //!
 //! 1. Unsafe code stands only in [`sys`], each block with a SAFETY sentence.
 //! 2. `agent` names nothing of `container cgroup keeper launch`; `keeper` names nothing of `agent`, MQTT, TLS, HTTP, archives.
-//! 3. `manifest config protocol trust stats` and keeper's `desired record work plan lifecycle health trial guard policy admission rollout ring pace` do no
-//!    input or output and never read a clock.
+//! 3. `manifest config protocol trust stats` and keeper's `desired record work plan lifecycle health trial guard policy admission rollout window ring pace` do
+//!    no input or output and never read a clock.
 //! 4. Everything read from a process, a file or the network has a written maximum.
 //! 5. Keeper never waits for a less trusted process: sockets do not block, queues are bounded, who does not keep up is ended.
 //! 6. No container exists unrecorded: its pid is on record before pid 1 gets `Go`; without it, pid 1 exits by itself.

@@ -8,8 +8,8 @@ use std::process::{Command, Output, Stdio};
 use wherry::trust::base64;
 
 const VERBS: &[&str] = &[
-    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "logs", "events", "exec", "attach", "cp", "stats", "status", "check",
-    "diag", "validate", "schema", "version", "upgrade", "keeper", "help",
+    "run", "apply", "rm", "ls", "info", "start", "stop", "restart", "hold", "unhold", "logs", "events", "exec", "attach", "cp", "stats",
+    "status", "check", "diag", "validate", "schema", "version", "upgrade", "keeper", "help",
 ];
 
 /// A directory of one test, gone when the test is over. No keeper listens below it.

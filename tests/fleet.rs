@@ -6,7 +6,7 @@ mod harness;
 
 use harness::broker::free_port;
 use harness::device::Outcome;
-use harness::{Device, Signal, Value, eventually, json, manifest, shell, sleeper, steadily, with};
+use harness::{Clock, Device, Signal, Value, eventually, json, manifest, shell, sleeper, steadily, with};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -178,6 +178,35 @@ fn a_file_in_any_language_is_published_and_followed_until_it_runs() {
     assert!(f.one.app("web").is_none());
     f.ok(&["rm", "--volumes", "-d", &f.one.id, "web"]);
     f.keeps(&desired(&f.one.id, "web"), "a tombstone for volumes too", |kept| kept["volumes"] == true);
+}
+
+#[test]
+fn what_a_device_keeps_for_later_is_a_good_end_with_its_reason() {
+    let f = Fleet::new();
+    let _clock = Clock::unknown(f.one.keeper());
+    let image = harness::layout("plain");
+    let file = |name: &str, number: u32, rollout: &str| {
+        let main = format!("containers:\n  main:\n    image: {{ref: '{image}'}}\n    command: [sleep, '{number}']\n");
+        f.file(name, &format!("wherry: 1\napp: web\n{rollout}{main}"))
+    };
+    f.ok(&["apply", "-d", &f.one.id, &file("web.yaml", 100_000, "")]);
+    let pid = f.one.running("web");
+    f.one.ok(&["hold", "web"]);
+    let out = f.ok(&["apply", "-d", &f.one.id, &file("next.yaml", 100_001, "")]);
+    assert!(out.ends_with("keeps web as it is: it goes on after `wherry unhold web` there\n"), "{out}");
+    let told = f.ok(&["rm", "-d", &f.one.id, "web"]);
+    assert!(told.contains(&format!("{} web: held (policy): a person at the device", f.one.id)), "{told}");
+    eventually("its report is seen", || f.ok(&["status"]).contains("held (policy), on hold").then_some(()));
+    f.fails(&["retry", "-d", &f.one.id, "web"], 77, "a person at the device keeps web as it is");
+    assert_eq!(f.one.running("web"), pid);
+    f.one.ok(&["unhold", "web"]);
+    eventually("it is removed", || f.one.app("web").is_none().then_some(()));
+    let hours = "rollout:\n  percent: 100\n  window: {from: 22:30Z, to: 05:00Z, days: [sat, sun]}\n";
+    let out = f.ok(&["apply", "-d", &f.one.id, &file("hours.yaml", 100_002, hours)]);
+    assert!(out.contains("held (policy): it is for the hours from 22:30Z to 05:00Z") && out.ends_with("not synchronized\n"), "{out}");
+    let local = file("local.yaml", 100_002, "rollout: {percent: 100, window: {from: 22:30, to: 05:00Z}}\n");
+    let refused = f.ctl(&["apply", "-d", &f.one.id, &local]);
+    assert!(refused.code == 65 && refused.err.contains("error: rollout.window.from: must be a time of day in UTC"), "{refused:?}");
 }
 
 #[test]

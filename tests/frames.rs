@@ -186,7 +186,16 @@ fn app_row() -> AppRow {
         health: Some(Health::Healthy),
     };
     let (origin, sha256) = (Origin::Group(id("lab")), digest("document"));
-    AppRow { app: name("web"), origin, seq: Some(7), sha256, state: State::Running, overridden: true, containers: vec![container] }
+    AppRow {
+        app: name("web"),
+        origin,
+        seq: Some(7),
+        sha256,
+        state: State::Running,
+        overridden: true,
+        hold: true,
+        containers: vec![container],
+    }
 }
 
 fn status() -> StatusReport {
@@ -208,6 +217,7 @@ fn status() -> StatusReport {
             keys: vec![TrustedKey { id: "aa84be84e99e0f52".into(), root: true, from: "team.pub".into() }],
             trouble: vec!["x.pub does not count".into()],
         },
+        holds: vec![name("web")],
     }
 }
 
@@ -303,7 +313,7 @@ fn desired() -> Desired {
     let refusal = Some(Refusal { reason: Reason::Exec, path: String::new(), message: "cannot run /x".into() });
     let (newest, kept, held) = (version("document", Some(8)), Some(version("older", Some(7))), vec![name("main")]);
     let entry = Entry { origin: Origin::Device, app: name("web"), mark: Some(8), newest, state: State::Failed, refusal, kept, held };
-    Desired { boot: 12, entries: vec![entry], signed: Signed::default(), beside: Beside::default() }
+    Desired { boot: 12, entries: vec![entry], signed: Signed::default(), beside: Beside::default(), holds: Vec::new() }
 }
 
 /// The same once documents were signed.
@@ -462,6 +472,8 @@ fn requests_of_the_command_line_keep_their_bytes() {
             Request::InputEnd,
             Request::Resize(50, 132),
             Request::Detach,
+            Request::Hold(vec![name("web"), name("db")]),
+            Request::Unhold(vec![name("web")]),
         ],
     );
 }
@@ -552,6 +564,13 @@ fn the_state_on_flash_keeps_its_bytes() {
     assert_eq!(store::decode(&bytes), Some((7, desired_with_keys())));
     compare("state-record-keys", &bytes);
     refuses_the_rest("state-record-keys", &bytes, VERSION_AT, |b| store::decode(b).is_some());
+    for (name, before) in [("state-record-hold", desired()), ("state-record-keys-hold", desired_with_keys())] {
+        let state = Desired { holds: vec![self::name("web"), self::name("db")], ..before };
+        let bytes = store::encode(7, &state).unwrap();
+        assert_eq!(store::decode(&bytes), Some((7, state)));
+        compare(name, &bytes);
+        refuses_the_rest(name, &bytes, VERSION_AT, |b| store::decode(b).is_some());
+    }
 }
 
 #[test]
@@ -592,6 +611,8 @@ fn every_file_belongs_to_a_message() {
         "runtime-record-intent",
         "state-record",
         "state-record-keys",
+        "state-record-hold",
+        "state-record-keys-hold",
         "image-record",
         "exit-record-code",
         "exit-record-signal",

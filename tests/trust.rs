@@ -6,12 +6,12 @@ mod harness;
 #[path = "trust/signer.rs"]
 mod signer;
 
-use harness::{Device, Signal, Value, eventually, image, is_alive, json, layout, manifest, shell, sleeper, steadily, with};
+use harness::{Clock, Device, Signal, Value, eventually, image, is_alive, json, layout, manifest, shell, sleeper, steadily, with};
 use signer::{Signer, Tool, sealed, to_sign};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 use wherry::image::Digest;
 use wherry::trust::base64;
@@ -451,33 +451,6 @@ fn an_app_from_before_the_first_key_runs_on_and_is_replaced_by_a_signed_document
     stand.runs(&stand.document("web", 1), &[&stand.team]);
 }
 
-/// A clock that is right, or not, as the kernel tells keeper: strace answers in its place.
-struct Clock(Child);
-
-impl Clock {
-    fn told(keeper: i32, answer: u32) -> Self {
-        let inject = format!("inject=adjtimex:retval={answer}");
-        let mut strace = Command::new("strace");
-        strace.args(["-o", "/dev/null", "-p", &keeper.to_string(), "-e", &inject]).stdin(Stdio::null()).stderr(Stdio::null());
-        let child = strace.spawn().expect("strace is installed");
-        let tracer = format!("TracerPid:\t{}", child.id());
-        let traced = || fs::read_to_string(format!("/proc/{keeper}/status")).is_ok_and(|s| s.contains(&tracer));
-        eventually("strace is attached", || traced().then_some(()));
-        Self(child)
-    }
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        harness::kill(self.0.id() as i32, Signal::SIGTERM);
-        let _ = self.0.wait();
-    }
-}
-
-/// The kernel's answers of adjtimex(2): the clock is right, nobody has set it.
-const RIGHT: u32 = 0;
-const UNKNOWN: u32 = 5;
-
 #[test]
 fn a_document_expires_only_on_a_device_that_knows_the_time() {
     let stand = Stand::new();
@@ -485,7 +458,7 @@ fn a_document_expires_only_on_a_device_that_knows_the_time() {
     let (past, future) = ("2001-01-01T00:00:00Z", "9999-12-31T23:59:59Z");
     let expired = until(2, past);
     let pid = {
-        let _clock = Clock::told(stand.device.keeper(), RIGHT);
+        let _clock = Clock::right(stand.device.keeper());
         let pid = stand.runs(&until(1, future), &[&stand.team]);
         stand.refused(&stand.send(&expired, &[&stand.team]), "expired", past);
         let keyset = with(stand.keyset(1, &[]), json!({"not_after": past}));
@@ -493,11 +466,11 @@ fn a_document_expires_only_on_a_device_that_knows_the_time() {
         pid
     };
     {
-        let _clock = Clock::told(stand.device.keeper(), UNKNOWN);
+        let _clock = Clock::unknown(stand.device.keeper());
         assert_eq!(stand.runs(&expired, &[&stand.team]), pid);
     }
     // What runs is not undone by time, nor by coming again.
-    let _clock = Clock::told(stand.device.keeper(), RIGHT);
+    let _clock = Clock::right(stand.device.keeper());
     assert_eq!(stand.runs(&expired, &[&stand.team]), pid);
 }
 

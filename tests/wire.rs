@@ -95,6 +95,8 @@ fn reports_are_written_as_the_contract_says() {
     let stopped: Reported = check("reported_local_stop");
     let names: Vec<_> = stopped.apps.0[0].1.containers.0.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["b", "a"], "containers keep the order of the document");
+    let hold: Reported = check("reported_hold");
+    assert_eq!((hold.apps.0[0].1.held.as_deref(), stopped.apps.0[0].1.held.as_deref()), (Some("local"), None));
 }
 
 #[test]

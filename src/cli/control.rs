@@ -1,10 +1,11 @@
-//! `start`, `stop`, `restart`, `upgrade`, `version`.
+//! `start`, `stop`, `restart`, `hold`, `unhold`, `upgrade`, `version`.
 
-use super::args::{Call, scope};
+use super::args::{Call, name, scope};
 use super::client::{Client, unexpected};
 use super::print;
 use crate::exit::{Code, Error};
 use crate::ipc::{Reply, Request, Scope};
+use crate::manifest::Name;
 use serde_json::json;
 
 /// This program's version.
@@ -32,6 +33,25 @@ fn by_hand(call: &Call, done: &str, request: fn(Scope) -> Request) -> Result<u8,
     expect_done(keeper.next()?, call.verb.name)?;
     if call.json() {
         print::json(&json!({"scope": word, "done": done}))?;
+    }
+    Ok(0)
+}
+
+/// `wherry hold APP...`.
+pub fn hold(call: &Call) -> Result<u8, Error> {
+    on_hold(call, "held", Request::Hold)
+}
+
+/// `wherry unhold APP...`.
+pub fn unhold(call: &Call) -> Result<u8, Error> {
+    on_hold(call, "unheld", Request::Unhold)
+}
+
+fn on_hold(call: &Call, done: &str, request: fn(Vec<Name>) -> Request) -> Result<u8, Error> {
+    let apps = (0..call.operands.len()).map(|i| name(&call.operand(i)?)).collect::<Result<Vec<_>, _>>()?;
+    expect_done(Client::ask(&call.socket(), &request(apps.clone()))?, call.verb.name)?;
+    if call.json() {
+        print::json(&json!({"apps": apps, "done": done}))?;
     }
     Ok(0)
 }

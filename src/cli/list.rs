@@ -45,7 +45,8 @@ fn state(c: &ContainerRow) -> String {
 }
 
 fn notes(apps: &[AppRow]) -> String {
-    let mut out = String::new();
+    let holds = apps.iter().filter(|a| a.hold);
+    let mut out: String = holds.map(|a| format!("{}: on hold, whatever the fleet publishes (wherry unhold {0})\n", a.app)).collect();
     for (app, c) in apps.iter().flat_map(|a| a.containers.iter().map(move |c| (&a.app, c))) {
         if let Some(error) = &c.error {
             out.push_str(&format!("{app}/{}: {}\n", c.name, visible(error)));
@@ -61,6 +62,7 @@ fn notes(apps: &[AppRow]) -> String {
 pub fn app_json(a: &AppRow) -> Value {
     json!({
         "app": a.app, "origin": a.origin.to_string(), "seq": a.seq, "sha256": a.sha256.hex(), "state": a.state, "overridden": a.overridden,
+        "hold": a.hold,
         "containers": a.containers.iter().map(container_json).collect::<Vec<_>>(),
     })
 }
@@ -138,6 +140,7 @@ mod tests {
             sha256: Digest::of(b""),
             state: State::Running,
             overridden,
+            hold: overridden,
             containers,
         };
         vec![
@@ -160,6 +163,7 @@ APP    CONTAINER   STATE               UP      RESTARTS   IMAGE
 gone   -           running             -       -          -
 web*   db          failed (signal 9)   -       2          oci:/srv/web
 web*   nginx       running (healthy)   1h 2m   2          oci:/srv/web
+web: on hold, whatever the fleet publishes (wherry unhold web)
 web/db: killed\\u{7}
 web/db: no memory.high: cgroup v1
 web/nginx: no memory.high: cgroup v1
@@ -170,6 +174,7 @@ web/nginx: no memory.high: cgroup v1
     #[test]
     fn the_listing_for_programs_uses_the_words_of_the_wire() {
         let v = app_json(&apps()[1]);
+        assert_eq!((&v["hold"], &app_json(&apps()[0])["hold"]), (&json!(true), &json!(false)));
         assert_eq!((&v["origin"], &v["state"], &v["seq"]), (&json!("local"), &json!("running"), &json!(7)));
         assert_eq!(v["containers"][0]["last_exit"], json!({"signal": 9}));
         assert_eq!(v["containers"][0]["missing"]["memory.high"], "cgroup v1");

@@ -5,6 +5,7 @@ use super::client::{Client, unexpected};
 use super::print::{self, duration};
 use crate::exit::{Error, visible};
 use crate::ipc::{Link, LinkState, Reply, Request, StatusReport, TrustReport, TrustedKey};
+use crate::manifest::Name;
 use serde_json::{Value, json};
 
 /// `wherry status`.
@@ -27,6 +28,7 @@ fn text(r: &StatusReport) -> String {
         ("cgroup", r.cgroup.clone()),
         ("apps", format!("{} running of {}", r.apps.0, r.apps.1)),
     ];
+    lines.extend(hold_line(&r.holds));
     lines.extend(trust_lines(&r.trust));
     lines.extend(r.unsaved.iter().map(|why| ("storage", format!("{why}; after a reboot the device would want what it wanted before"))));
     lines.extend(link_lines(&r.link, r.uptime_s));
@@ -37,6 +39,12 @@ fn text(r: &StatusReport) -> String {
         out.push_str(&format!("  next: {}\n", visible(&next)));
     }
     out
+}
+
+/// Also those of which nothing is here, and `wherry ls` has no line.
+fn hold_line(holds: &[Name]) -> Option<(&'static str, String)> {
+    let names: Vec<&str> = holds.iter().map(Name::as_str).collect();
+    (!names.is_empty()).then(|| ("on hold", names.join(", ")))
 }
 
 /// How many keys are trusted, and what that means; each with where it comes from.
@@ -167,7 +175,7 @@ pub fn document(r: &StatusReport) -> Value {
     json!({
         "version": r.version, "device": r.device, "root": r.root, "boot": r.boot, "uptime_s": r.uptime_s, "pid": r.pid,
         "agent": {"pid": r.agent_pid, "restarts": r.agent_restarts}, "cgroup": r.cgroup, "apps": {"running": r.apps.0, "all": r.apps.1},
-        "unsaved": r.unsaved, "trust": r.trust,
+        "holds": r.holds, "unsaved": r.unsaved, "trust": r.trust,
         "link": {
             "state": l.state, "broker": l.broker, "address": l.address, "error": l.error, "subscriptions": subscriptions,
             "last_in_s": l.last_in_s, "last_out_s": l.last_out_s, "queued": l.queued, "dropped": l.dropped, "conn": l.conn, "retry_s": l.retry_s,
@@ -195,6 +203,7 @@ mod tests {
             apps: (1, 2),
             unsaved: None,
             trust: TrustReport::default(),
+            holds: Vec::new(),
         }
     }
 
@@ -256,6 +265,14 @@ mod tests {
             assert!(shown.contains(words) && shown.contains("x.pub is bad"), "{shown}");
             assert!(trust.keys.iter().all(|k| shown.contains(&k.id)), "{shown}");
         }
+    }
+
+    #[test]
+    fn apps_on_hold_are_named_and_without_any_there_is_no_line() {
+        let mut r = report(LinkState::Online, None);
+        assert!(!text(&r).contains("hold"));
+        r.holds = vec!["web".parse().unwrap(), "db".parse().unwrap()];
+        assert!(text(&r).contains("\non hold       web, db\n"));
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub const GLOBAL: &[Opt] = &[
     flag(Some('V'), "version", "show the version"),
 ];
 
+/// Most apps in one command.
+const MAX_HELD: usize = 64;
+
 const PLAIN: Verb = Verb {
     name: "",
     synopsis: "",
@@ -223,6 +226,31 @@ started by hand. Notes below the table say what limits the kernel cannot enforce
         min: 1,
         max: 1,
         run: Some(control::restart),
+        ..PLAIN
+    },
+    Verb {
+        name: "hold",
+        synopsis: "APP...",
+        line: "keep apps as they are, whatever the fleet publishes, until unhold",
+        text: "\
+What runs goes on to run, and of what does not run nothing is started: newer manifests, and removals, that come by MQTT are
+checked, kept and answered `held`. Holds outlast a reboot. A deployment that is in work is finished first. What is applied,
+removed, started and stopped on this device is done all the same. All of the apps are held or, if one is unknown, none.",
+        examples: &[("wherry hold web db", "both stay as they are"), ("wherry hold web && wherry status", "status names what is on hold")],
+        min: 1,
+        max: MAX_HELD,
+        run: Some(control::hold),
+        ..PLAIN
+    },
+    Verb {
+        name: "unhold",
+        synopsis: "APP...",
+        line: "let apps go on to the newest that the fleet has published",
+        text: "The newest manifest that was held is deployed, or the app removed, at once; or as its rollout and its window say.",
+        examples: &[("wherry unhold web", "it goes on")],
+        min: 1,
+        max: MAX_HELD,
+        run: Some(control::unhold),
         ..PLAIN
     },
     Verb {

@@ -83,7 +83,7 @@ impl Followed {
 }
 
 impl Outcome {
-    /// It ended as wanted. A device that has a document with precedence keeps this one for later, as its operator wanted.
+    /// It ended as wanted. One that is held is kept for later, as the operator or a person at the device wanted.
     pub fn is_good(&self) -> bool {
         self.ack.as_ref().is_some_and(|ack| matches!(ack.state, State::Running | State::Removed | State::Held))
     }
@@ -94,7 +94,7 @@ impl Outcome {
     }
 }
 
-/// Nothing more comes by itself.
+/// Nothing more comes by itself, or not soon: what waits for its hours, or for a person at the device, may wait for days.
 pub fn is_settled(ack: &Ack) -> bool {
     ack.state.is_terminal() || ack.state == State::Held
 }

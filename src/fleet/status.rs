@@ -115,7 +115,8 @@ fn every(call: &Call, session: &Session) -> Result<u8, Error> {
 
 fn state(app: &AppReport) -> String {
     let reason = app.reason.map_or_else(String::new, |reason| format!(" ({reason})"));
-    format!("{}{reason}{}", app.state, if app.overridden.is_some() { " *" } else { "" })
+    let hold = if app.held.is_some() { ", on hold" } else { "" };
+    format!("{}{reason}{}{hold}", app.state, if app.overridden.is_some() { " *" } else { "" })
 }
 
 fn from(target: &Target) -> String {

@@ -370,6 +370,10 @@ pub enum Request {
     Resize(u16, u16),
     /// The program of this exec runs on without us. Its terminal's master comes along if it has one. Answer: `Done`.
     Detach,
+    /// Keep these apps as they are, whatever the fleet publishes. Answer: `Done`.
+    Hold(Vec<Name>),
+    /// Let these apps go on. Answer: `Done`.
+    Unhold(Vec<Name>),
 }
 
 /// An app, or one container of it.
@@ -629,6 +633,8 @@ pub struct AppRow {
     pub state: State,
     /// Stopped or started by hand.
     pub overridden: bool,
+    /// Kept as it is by hand.
+    pub hold: bool,
     /// Its containers.
     pub containers: Vec<ContainerRow>,
 }
@@ -732,6 +738,8 @@ pub struct StatusReport {
     pub unsaved: Option<String>,
     /// By whom documents from the network must be signed.
     pub trust: TrustReport,
+    /// Apps on hold.
+    pub holds: Vec<Name>,
 }
 
 /// Whose signatures count.

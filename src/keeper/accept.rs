@@ -4,9 +4,8 @@ use crate::image::Digest;
 use crate::ipc::{Ack, Failure, Origin, Refusal};
 use crate::keeper::Keeper;
 use crate::keeper::deploy::failure;
-use crate::keeper::desired::{self, Incoming, Verdict, Version};
+use crate::keeper::desired::{self, Entry, Incoming, Verdict, Version};
 use crate::keeper::record::{self, Taken};
-use crate::keeper::rollout;
 use crate::keeper::store::Purpose;
 use crate::keeper::work;
 use crate::manifest::{self, Body, Faults, Manifest, Name, Severity, Target, Whom};
@@ -47,7 +46,7 @@ impl Keeper {
             Err(refusals) => self.emit(origin, ack(State::Rejected, refusals)),
             Ok((state, why)) => {
                 self.emit(origin, ack(state, why.into_iter().collect()));
-                self.elect(&app);
+                self.elect_unless_it_waits(&app);
                 // What is replaced without a deployment is nobody's any more.
                 if state != State::Accepted {
                     self.collect();
@@ -134,9 +133,8 @@ impl Keeper {
         }
         let purpose = if matches!(m.body, Body::Remove { .. }) { Purpose::Remove } else { Purpose::Deploy };
         let sha256 = self.store.put_manifest(payload, purpose).map_err(|e| self.unwritten("cannot store the document", e))?;
-        let runs = record::replaced(known, m);
-        let hold = self.is_outside(m, runs);
-        let guarded = *origin != Origin::Local && self.needs_guard(m, runs);
+        let hold = self.must_wait(origin, m, known.and_then(Entry::in_force));
+        let guarded = *origin != Origin::Local && self.needs_guard(m, record::replaced(known, m, hold.is_some()));
         let superseded = work::superseded(&self.desired, &m.app, origin, self.app(&m.app).and_then(|a| a.work.as_ref()));
         let before = self.desired.clone();
         let taken = Taken { origin, manifest: m, sha256, hold, guarded, signed: self.wants_signatures() };
@@ -150,13 +148,6 @@ impl Keeper {
             self.emit(origin, ack);
         }
         Ok(first)
-    }
-
-    /// Why a document that is for a part of the devices is not for this one yet. What runs here already stays, however small that part has become.
-    fn is_outside(&self, m: &Manifest, runs: Option<&Version>) -> Option<Refusal> {
-        let why = rollout::outside(m, &self.device)?;
-        let same = runs.is_some_and(|v| self.document(v).is_some_and(|running| rollout::is_same(&running, m)));
-        (!same).then(|| Refusal { path: desired::ROLLOUT.to_owned(), ..failure(Reason::Policy, why).into() })
     }
 
     /// The document of a version, as it was published.

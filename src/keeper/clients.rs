@@ -255,7 +255,7 @@ impl Keeper {
         if !matches!(client.op, Op::Idle) && !goes_on {
             return self.refuse(id, Reason::Internal, "the request before is still in work on this connection");
         }
-        if self.leaving.is_some() && matches!(name, "apply" | "start" | "restart" | "exec" | "copy") {
+        if self.leaving.is_some() && matches!(name, "apply" | "start" | "restart" | "exec" | "copy" | "unhold") {
             return self.refuse(id, Reason::Internal, "keeper is shutting down");
         }
         match request {
@@ -269,6 +269,8 @@ impl Keeper {
             Request::Start(scope) => self.by_hand(id, scope, Hand::Start),
             Request::Stop(scope) => self.by_hand(id, scope, Hand::Stop),
             Request::Restart(scope) => self.by_hand(id, scope, Hand::Restart),
+            Request::Hold(apps) => self.hold_apps(id, &apps, true),
+            Request::Unhold(apps) => self.hold_apps(id, &apps, false),
             Request::Wait(scope) => self.await_end(id, scope),
             Request::Diag => self.reply_diag(id),
             Request::Logs { of, follow, tail, since_ms, whole } => self.logs(id, of, follow, (tail, since_ms), whole),
@@ -432,6 +434,11 @@ impl Keeper {
         self.ctx.dirty = true;
         // A flash that takes no writes is no reason to let a container run that somebody wants stopped.
         self.save_state();
+    }
+
+    fn hold_apps(&mut self, id: u64, apps: &[Name], on: bool) {
+        let reply = self.set_hold(apps, on).map_or_else(Reply::Error, |()| Reply::Done);
+        self.reply(id, &reply);
     }
 
     fn await_end(&mut self, id: u64, scope: Scope) {

@@ -186,6 +186,9 @@ impl Keeper {
     /// Another attempt at a version that failed; its answers count it.
     fn retry(&mut self, app: &Name) -> Result<(), Failure> {
         let state = self.of_the_fleet(app)?.state;
+        if let Some(f) = self.forbids_retry(app) {
+            return Err(f);
+        }
         // Not only the one in force: another origin's version runs where the first one of this failed.
         let Some(entry) = self.desired.entries.iter().find(|e| e.app == *app && e.origin != Origin::Local && e.state == State::Failed)
         else {

@@ -76,6 +76,7 @@ impl Keeper {
 
     /// Decides anew which version of an app is wanted, and sets to work.
     pub fn elect(&mut self, name: &Name) {
+        self.withhold(name);
         let Elected { work, answers } = work::elect(&mut self.desired, name, &self.ctx.settings.groups);
         for (origin, answer) in answers {
             self.emit(&origin, answer);
@@ -460,6 +461,11 @@ impl Keeper {
     fn conclude(&mut self, name: &Name, work: &Work, state: State) {
         let answer = record::conclude(&mut self.desired, name, &work.origin, &work.version, state, None);
         self.told_the_end(&work.origin, answer);
+    }
+
+    /// It is what is there, and nothing is being done.
+    pub fn is_settled_at(&self, name: &Name, version: &Version) -> bool {
+        self.app(name).is_some_and(|a| a.work.is_none() && a.is_whole(version))
     }
 
     fn told_the_end(&mut self, origin: &Origin, answer: Option<Ack>) {

@@ -40,7 +40,7 @@ pub struct Entry {
     pub newest: Version,
     /// Where `newest` is.
     pub state: State,
-    /// Why, if `failed`; what shadows it, if `held`.
+    /// Why, if `failed`; what shadows it or what it waits for, if `held`.
     pub refusal: Option<Refusal>,
     /// What runs, or ran last, if that is another version than `newest`.
     pub kept: Option<Version>,
@@ -151,14 +151,16 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// A new document of an app was accepted. What a command did to the one before counts no more, if that `ends` here.
-    pub fn accepted(&mut self, m: &Manifest, origin: &Origin, ends: bool) {
-        self.stopped.retain(|(app, _)| *app != m.app || !ends);
+    /// A new document of an app is on record, in this first state. What a command did to the one before counts no more, if that was in force and
+    /// this one does not wait. One that waits lifts nothing yet.
+    pub fn accepted(&mut self, m: &Manifest, origin: &Origin, state: State, was_in_force: bool) {
+        let waits = state == State::Held;
+        self.stopped.retain(|(app, _)| *app != m.app || !was_in_force || waits);
         self.guarded.retain(|app| *app != m.app);
         self.tried.retain(|(app, ..)| *app != m.app);
         if *origin == Origin::Device {
             self.lifted.retain(|app| *app != m.app);
-            self.lifted.extend((m.body == Body::Inherit).then(|| m.app.clone()));
+            self.lifted.extend((m.body == Body::Inherit && !waits).then(|| m.app.clone()));
         }
     }
 
@@ -197,15 +199,24 @@ pub fn winner<'a>(entries: &'a [Entry], lifted: &[Name], app: &Name, groups: &[I
 
 /// Its newest version does not run here, and no older one of it does.
 fn is_empty_handed(entry: &Entry) -> bool {
-    (entry.state == State::Failed || awaits_rollout(entry)) && entry.in_force().is_none()
+    (entry.state == State::Failed || waits(entry)) && entry.in_force().is_none()
 }
 
-/// Where a refusal points that holds a document for its rollout.
+/// Where a refusal points that holds a document until it is for a larger part of the devices.
 pub const ROLLOUT: &str = "rollout";
+/// Until its hours begin.
+pub const WINDOW: &str = "rollout.window";
+/// Until a person at the device lets the app go on: no place in the document.
+pub const HOLD: &str = "hold";
 
-/// It waits for a larger part of the devices, not for another origin's document to go.
-pub fn awaits_rollout(entry: &Entry) -> bool {
-    entry.state == State::Held && entry.refusal.as_ref().is_some_and(|r| r.path == ROLLOUT)
+/// It waits for something of its own, not for another origin's document to go.
+pub fn waits(entry: &Entry) -> bool {
+    [ROLLOUT, WINDOW, HOLD].iter().any(|path| waits_for(entry, path))
+}
+
+/// It waits for this: one of [`ROLLOUT`], [`WINDOW`] and [`HOLD`].
+pub fn waits_for(entry: &Entry, path: &str) -> bool {
+    entry.state == State::Held && entry.refusal.as_ref().is_some_and(|r| r.path == path)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub fn bundle(keeper: &Keeper) -> Value {
         "data": room(&keeper.ctx.settings.data_dir),
         "missing": keeper.ctx.missing,
         "trust": keeper.trust_report(),
+        "holds": keeper.desired.holds,
         "cgroups": keeper.ctx.layout,
         "mounts": mounts(),
         "log": log_lines(&keeper.ctx.settings),

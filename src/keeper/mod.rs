@@ -3,11 +3,11 @@
 //! | room | what it decides or does |
 //! |---|---|
 //! | `requests` | THE table: who may ask what, when, why it is safe |
-//! | `desired` `rollout` `plan` `lifecycle` `ring` `pace` `events` | pure decisions: documents, versions, container life, output |
+//! | `desired` `rollout` `window` `plan` `lifecycle` `ring` `pace` `events` | pure decisions: documents, versions, container life, output |
 //! | `policy` `admission` `admit` | what a document may ask for, and whether the device has it: two pure decisions, and what they are made of |
 //! | `trusted` `commands` | whose signature counts, keysets; what is done for a command |
 //! | `health` `trial` `guard` | pure decisions: is a container healthy; does a new version work, in which order does it start, does it keep the way to the broker |
-//! | `accept` | which documents are taken, and what is answered |
+//! | `accept` `hold` | which documents are taken, and what is answered; which wait, and when they go on |
 //! | `record` `work` | pure decisions: what happens to the desired state on record, and which work follows for an app |
 //! | `deploy` `order` | that work: from a document to running containers; who starts when |
 //! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
@@ -31,6 +31,7 @@ mod diag;
 mod events;
 pub mod guard;
 mod health;
+mod hold;
 pub mod lifecycle;
 mod order;
 mod pace;
@@ -50,6 +51,7 @@ mod syslog;
 pub mod trial;
 mod trusted;
 mod unsaved;
+pub mod window;
 mod wire;
 pub mod work;
 
@@ -116,6 +118,8 @@ pub struct Keeper {
     link_since: Option<Duration>,
     /// Statistics come more often until then.
     watched_until: Duration,
+    /// When what waits for its hours is looked at again.
+    window_due: Option<Duration>,
     /// Documents that the device had no room for.
     refused: Refused,
     /// What the running session of the link has asked.
@@ -257,6 +261,7 @@ impl Keeper {
             self.agent.due.filter(|_| self.leaving.is_none()),
             self.stages.iter().map(|s| s.deadline).min(),
             self.unsaved.as_ref().map(|u| u.retry),
+            self.window_due.filter(|_| self.leaving.is_none()),
             self.leaving.as_ref().map(|l| if self.now() < l.goodbye { l.goodbye } else { l.deadline }),
             reap,
         ];
@@ -280,6 +285,9 @@ impl Keeper {
         self.kill_late_stages(now);
         self.end_orphans(now);
         self.save_if_due(now);
+        if self.leaving.is_none() {
+            self.open_windows(now);
+        }
         if now >= self.stats_due {
             self.stats_due = now + self.stats_interval(now);
             self.publish_stats();

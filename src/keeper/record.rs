@@ -28,9 +28,9 @@ pub struct Taken<'a> {
     pub signed: bool,
 }
 
-/// What runs, or is gone back to, when this document is taken. What was lifted is not gone back to.
-pub fn replaced<'a>(known: Option<&'a Entry>, document: &Manifest) -> Option<&'a Version> {
-    known.filter(|_| document.body != Body::Inherit).and_then(Entry::in_force)
+/// What runs, or is gone back to, when this document is taken. What was lifted is not gone back to; one that `waits` lifts nothing yet.
+pub fn replaced<'a>(known: Option<&'a Entry>, document: &Manifest, waits: bool) -> Option<&'a Version> {
+    known.filter(|_| waits || document.body != Body::Inherit).and_then(Entry::in_force)
 }
 
 /// Puts a document in the place of its origin's last one. Its first state, and why it is held.
@@ -40,13 +40,13 @@ pub fn accept(record: &mut Desired, taken: Taken<'_>, groups: &[Id]) -> (State, 
     let was_in_force = winner.is_some_and(|e| e.origin == *origin);
     let position = record.entries.iter().position(|e| e.origin == *origin && e.app == m.app);
     let old = position.map(|i| record.entries.remove(i));
-    let kept = replaced(old.as_ref(), m).cloned();
+    let kept = replaced(old.as_ref(), m, hold.is_some()).cloned();
     let state = match (&m.body, &hold) {
-        (Body::Inherit, _) => State::Removed,
         (_, Some(_)) => State::Held,
+        (Body::Inherit, _) => State::Removed,
         _ => State::Accepted,
     };
-    record.beside.accepted(m, origin, was_in_force && state != State::Held);
+    record.beside.accepted(m, origin, state, was_in_force);
     if guarded {
         record.beside.guarded.push(m.app.clone());
     }

@@ -31,6 +31,7 @@ pub fn apps(keeper: &Keeper) -> Vec<AppRow> {
             sha256: entry.newest.sha256,
             state: entry.state,
             overridden: !entry.held.is_empty(),
+            hold: keeper.desired.holds.contains(name),
             containers: live.iter().map(|l| l.row(now)).collect(),
         })
     };
@@ -57,6 +58,7 @@ pub fn status(keeper: &Keeper) -> StatusReport {
         apps: (running, apps.len() as u32),
         unsaved: keeper.unsaved.as_ref().map(|u| u.why.clone()),
         trust: keeper.trust_report(),
+        holds: keeper.desired.holds.clone(),
     }
 }
 
@@ -89,7 +91,7 @@ pub fn info(keeper: &Keeper, name: &Name) -> Option<String> {
     let document = keeper.store.manifest(&entry.newest.sha256).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
     let info = serde_json::json!({
         "app": row.app, "origin": row.origin.to_string(), "seq": row.seq, "sha256": row.sha256.hex(), "state": row.state,
-        "refusal": entry.refusal, "waits": keeper.waits(name), "overridden": row.overridden,
+        "refusal": entry.refusal, "waits": keeper.waits(name), "overridden": row.overridden, "hold": row.hold,
         "containers": containers, "document": document,
     });
     serde_json::to_string_pretty(&info).ok()

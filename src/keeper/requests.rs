@@ -84,6 +84,8 @@ pub const TABLE: &[Row] = &[
     row("start", LOCAL, When::Any, "only what a document already allows to run"),
     row("stop", LOCAL, When::Any, "holds until the next document or a start by hand, is shown in reported"),
     row("restart", LOCAL, When::Any, "as stop and start"),
+    row("hold", LOCAL, When::Any, "keeps what runs already, also against the fleet's removal; is shown in reported"),
+    row("unhold", LOCAL, When::Any, "lets go on what was checked when it came"),
     row("logs", LOCAL, When::Any, "reads; bounded by the ring; output may hold secrets, hence not for everybody"),
     row(
         "exec",
@@ -137,6 +139,8 @@ pub fn of_request(request: &Request) -> &'static str {
         Request::Attach { .. } => "attach",
         Request::Input(_) | Request::InputEnd | Request::Resize(..) => "input",
         Request::Detach => "detach",
+        Request::Hold(_) => "hold",
+        Request::Unhold(_) => "unhold",
     }
 }
 

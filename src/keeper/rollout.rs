@@ -16,7 +16,7 @@ pub fn place(salt: &str, device: &Id) -> u64 {
 
 /// Why a document is not for this device yet.
 pub fn outside(m: &Manifest, device: &Id) -> Option<String> {
-    let Rollout { share, salt } = m.rollout.as_ref()?;
+    let Rollout { share, salt, .. } = m.rollout.as_ref()?;
     let place = place(salt.as_deref().unwrap_or(m.app.as_str()), device);
     let percent = |parts: u64| format!("{}.{:02}", parts / 100, parts % 100);
     (place >= u64::from(*share))

@@ -8,6 +8,7 @@ use crate::image::{Digest, Source as Place};
 use crate::ipc::{Conn, DownloadJob, Failure, FromStage, Happening, StageJob, ToAgent, ToStage, Transfer, What, Wish};
 use crate::keeper::Keeper;
 use crate::keeper::deploy::App;
+use crate::keeper::desired;
 use crate::keeper::poll::{Key, Source, Token};
 use crate::manifest::{Container, Image, Name};
 use crate::protocol::Reason;
@@ -315,7 +316,9 @@ impl Keeper {
         self.uncollected = false;
         let recorded = self.desired.entries.iter().flat_map(|e| std::iter::once(&e.newest).chain(e.kept.as_ref()));
         let versions = recorded.chain(self.apps.iter().filter_map(App::version_in_work)).filter(|v| !v.removal);
-        let (mut images, mut manifests) = (Vec::new(), Vec::new());
+        // A removal that waits is read once more, when it goes on.
+        let waiting = self.desired.entries.iter().filter(|e| desired::waits(e)).map(|e| e.newest.sha256);
+        let (mut images, mut manifests) = (Vec::new(), waiting.collect::<Vec<_>>());
         for version in versions {
             images.extend(version.images.iter().map(|(_, d)| *d));
             manifests.push(version.sha256);

@@ -220,6 +220,7 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         stats_due: Duration::ZERO,
         link_since: None,
         watched_until: Duration::ZERO,
+        window_due: None,
         refused: admit::Refused::default(),
         obeyed: Obeyed::after((boot, conn)),
         report_due: None,

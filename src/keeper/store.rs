@@ -9,6 +9,7 @@
 use crate::image::Digest;
 use crate::ipc::Origin;
 use crate::keeper::desired::{Beside, Entry};
+use crate::manifest::Name;
 use crate::sys::fd::read_file;
 use crate::trust::Keyset;
 use nix::sys::statfs::{F2FS_SUPER_MAGIC, fstatfs};
@@ -52,6 +53,8 @@ pub struct Desired {
     pub signed: Signed,
     /// Beside the documents.
     pub beside: Beside,
+    /// Apps that a person at the device keeps as they are.
+    pub holds: Vec<Name>,
 }
 
 /// What must be known about signed documents. A record has it only where there is something to know.
@@ -277,8 +280,13 @@ fn file_name(digest: &Digest) -> String {
 /// The bytes of one slot.
 pub fn encode(generation: u64, desired: &Desired) -> io::Result<Vec<u8>> {
     let mut body = to_bytes(&(desired.boot, &desired.entries))?;
-    if (&desired.signed, &desired.beside) != (&Signed::default(), &Beside::default()) {
+    let holds = !desired.holds.is_empty();
+    if holds || (&desired.signed, &desired.beside) != (&Signed::default(), &Beside::default()) {
         body.extend(to_bytes(&(&desired.signed, &desired.beside))?);
+    }
+    // Behind all that releases without holds read.
+    if holds {
+        body.extend(to_bytes(&desired.holds)?);
     }
     if body.len() > MAX_RECORD - HEADER {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "desired state is too large to record"));
@@ -307,8 +315,9 @@ pub fn decode(bytes: &[u8]) -> Option<(u64, Desired)> {
     }
     let ((boot, entries), rest) = postcard::take_from_bytes(body).ok()?;
     let (signed, rest) = addition(rest)?;
-    let beside = beside(rest)?;
-    Some((generation, Desired { boot, entries, signed, beside }))
+    let (beside, rest) = beside(rest)?;
+    let (holds, _) = addition(rest)?;
+    Some((generation, Desired { boot, entries, signed, beside, holds }))
 }
 
 /// What a later release has added; its default in a record that ends before, an older release's. And the bytes behind it.
@@ -317,12 +326,12 @@ fn addition<T: Default + DeserializeOwned>(rest: &[u8]) -> Option<(T, &[u8])> {
 }
 
 /// Field by field: an older release's record has fewer.
-fn beside(rest: &[u8]) -> Option<Beside> {
+fn beside(rest: &[u8]) -> Option<(Beside, &[u8])> {
     let (lifted, rest) = addition(rest)?;
     let (stopped, rest) = addition(rest)?;
     let (guarded, rest) = addition(rest)?;
-    let (tried, _) = addition(rest)?;
-    Some(Beside { lifted, stopped, guarded, tried })
+    let (tried, rest) = addition(rest)?;
+    Some((Beside { lifted, stopped, guarded, tried }, rest))
 }
 
 /// Version, number and body of a record of any version; `None` if it is damaged.
@@ -409,8 +418,7 @@ impl Crc {
 
 #[cfg(test)]
 mod tests {
-    use super::{Crc, Desired, Purpose, Store, decode, encode};
-    use crate::keeper::desired::Beside;
+    use super::{Beside, Crc, Desired, HEADER, Purpose, Store, decode, encode};
     use crate::manifest::Name;
     use std::fs;
 
@@ -484,8 +492,9 @@ mod tests {
         let name = |s: &str| s.parse::<Name>().unwrap();
         let beside = Beside { lifted: vec![name("a")], stopped: vec![(name("b"), name("c"))], guarded: vec![name("d")], tried: Vec::new() };
         let full = Desired { boot: 3, beside: beside.clone(), ..Desired::default() };
-        let body = encode(7, &full).unwrap()[super::HEADER..].to_vec();
-        let longer = [&body[..], b"more of it"].concat();
+        let body = encode(7, &full).unwrap()[HEADER..].to_vec();
+        // No holds, and more.
+        let longer = [&body[..], b"\0more of it"].concat();
         assert_eq!(decode(&forged(1, 7, &longer)), Some((7, full.clone())));
         // `tried` is one byte, a length of zero; `guarded` three: length, length of the name, name.
         let shorter = |by: usize| decode(&forged(1, 7, &body[..body.len() - by])).unwrap().1.beside;
@@ -523,6 +532,19 @@ mod tests {
             let mut bad = whole.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&bad), None, "bit {bit}");
+        }
+    }
+
+    /// Of a record with holds, a release without them reads what stands before these, and passes over the rest.
+    #[test]
+    fn holds_stand_behind_all_that_other_releases_read() {
+        let lifted = Beside { lifted: vec!["db".parse().unwrap()], ..Beside::default() };
+        let before = Desired { beside: lifted, ..state(3) };
+        let after = Desired { holds: vec!["web".parse().unwrap()], ..before.clone() };
+        let body = |desired: &Desired| encode(7, desired).unwrap()[HEADER..].to_vec();
+        assert!(body(&after).starts_with(&body(&before)) && body(&after).len() > body(&before).len());
+        for desired in [before, after, Desired { holds: vec!["web".parse().unwrap()], ..state(3) }] {
+            assert_eq!(decode(&encode(7, &desired).unwrap()), Some((7, desired)));
         }
     }
 

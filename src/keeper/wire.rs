@@ -77,6 +77,7 @@ impl Keeper {
             state: entry.state,
             reason: entry.refusal.as_ref().map(|r| r.reason),
             overridden: (!entry.held.is_empty()).then(|| "local".into()),
+            held: self.desired.holds.contains(&entry.app).then(|| "local".into()),
             containers: live.iter().map(|l| (l.key.container.to_string(), container_report(l.row(self.now())))).collect(),
         }
     }

@@ -140,11 +140,12 @@ pub fn elect(record: &mut Desired, app: &Name, groups: &[Id]) -> Elected {
 
 fn wanted(winner: &Entry) -> Option<(Aim, &Version)> {
     match winner.state {
+        State::Failed => winner.kept.as_ref().map(|kept| (Aim::Restore, kept)),
+        // Also a removal.
+        _ if desired::waits(winner) => winner.kept.as_ref().map(|kept| (Aim::Restore, kept)),
         State::Removed if winner.newest.removal => None,
         _ if winner.newest.removal => Some((Aim::Remove, &winner.newest)),
         State::Running => Some((Aim::Restore, &winner.newest)),
-        State::Failed => winner.kept.as_ref().map(|kept| (Aim::Restore, kept)),
-        _ if desired::awaits_rollout(winner) => winner.kept.as_ref().map(|kept| (Aim::Restore, kept)),
         _ => Some((Aim::Deploy, &winner.newest)),
     }
 }

@@ -18,6 +18,22 @@ pub fn read(text: &str) -> Option<u64> {
     in_range.then(|| days(year, month, day) * DAY_MS + ((hour * 60 + minute) * 60 + second) * 1000)
 }
 
+/// `02:00Z` or `02:00:30Z`, in seconds of the day.
+pub fn daytime(text: &str) -> Option<u32> {
+    let two = |part: &str, most: u64| number(part).filter(|n| part.len() == 2 && *n <= most);
+    let mut parts = text.strip_suffix('Z')?.split(':');
+    let (hour, minute) = (two(parts.next()?, 23)?, two(parts.next()?, 59)?);
+    let second = parts.next().map_or(Some(0), |part| two(part, 59))?;
+    let seconds = (hour * 60 + minute) * 60 + second;
+    parts.next().is_none().then(|| u32::try_from(seconds).ok())?
+}
+
+/// `02:00Z`, or `02:00:30Z` where there are seconds.
+pub fn show_daytime(seconds: u32) -> String {
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if second == 0 { format!("{hour:02}:{minute:02}Z") } else { format!("{hour:02}:{minute:02}:{second:02}Z") }
+}
+
 fn number(text: &str) -> Option<u64> {
     let plain = !text.is_empty() && text.len() <= 4 && text.bytes().all(|c| c.is_ascii_digit());
     if plain { text.parse().ok() } else { None }

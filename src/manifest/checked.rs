@@ -2,20 +2,23 @@
 //! said by its table; here is what shows only between fields.
 
 use super::blame::Found;
-use super::calendar::exact;
+use super::calendar::{daytime, exact};
 use super::forms::{below, capability, limit, mode, rlimit, signal};
 use super::health;
 use super::json::{Member, Node, Value};
-use super::raw::{BIND, CONTAINER, FILE, MAX_FILES, MAX_MOUNTS, TMPFS};
+use super::raw::{BIND, CONTAINER, DAYS, FILE, MAX_FILES, MAX_MOUNTS, TMPFS};
 use super::shape::{View, text_of};
 use super::units::{show_millis, show_size};
 use super::{
     Body, Container, Content, Full, Image, Log, Manifest, Mount, Network, Placed, Resources, Restart, RestartPolicy, Rlimit, Rollout,
-    Rootfs, Seccomp, Security, Stdin, Stop, Target, Whom,
+    Rootfs, Seccomp, Security, Stdin, Stop, Target, Whom, Window,
 };
 use crate::image::{Form, Reference, Source};
 use crate::protocol::Reason;
 use caps::Capability;
+
+/// All days, as [`Window::days`] has them.
+const EVERY_DAY: u8 = 0x7f;
 
 /// The checked manifest.
 pub fn manifest<'a>(view: View<'a>, root: &'a Node<'a>, found: &mut Vec<Found>) -> Option<Manifest> {
@@ -59,7 +62,27 @@ fn rollout(view: View, node: &Node, body: &Body, found: &mut Vec<Found>) -> Opti
     if let Some(node) = view.node("percent").filter(|_| !percent.is_multiple_of(10)) {
         found.push(bad(node, "has at most two decimals"));
     }
-    Some(Rollout { share: u16::try_from(percent / 10).ok()?, salt: view.text("salt").map(str::to_owned) })
+    let window = match view.node("window") {
+        None => None,
+        Some(node) => Some(window(view.object("window"), node, found)?),
+    };
+    Some(Rollout { share: u16::try_from(percent / 10).ok()?, salt: view.text("salt").map(str::to_owned), window })
+}
+
+fn window(view: View, node: &Node, found: &mut Vec<Found>) -> Option<Window> {
+    let mut days = 0;
+    for node in view.items("days") {
+        let bit = 1 << DAYS.iter().position(|day| node.text() == Some(*day))?;
+        if days & bit != 0 {
+            found.push(bad(node, "stands twice"));
+        }
+        days |= bit;
+    }
+    let (from, to) = (view.text("from").and_then(daytime)?, view.text("to").and_then(daytime)?);
+    if from == to {
+        found.push(bad(node, "`from` and `to` must differ").hint("a document without `window` may begin at any time"));
+    }
+    Some(Window { from, to, days: if view.node("days").is_some() { days } else { EVERY_DAY } })
 }
 
 fn body(view: View, root: &Node, found: &mut Vec<Found>) -> Option<Body> {

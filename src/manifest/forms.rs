@@ -102,6 +102,10 @@ pub static SIGNAL: Form = form("^(SIG)?[A-Z0-9+-]+$", |s| {
 pub static TIME: Form = form("^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$", |s| {
     calendar::exact(s).map(drop).ok_or_else(|| bad("must be a time in UTC like \"2026-01-31T23:59:59Z\""))
 });
+/// A time of day.
+pub static DAYTIME: Form = form("^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?Z$", |s| {
+    calendar::daytime(s).map(drop).ok_or_else(|| bad("must be a time of day in UTC like \"02:00Z\" or \"02:00:30Z\""))
+});
 /// A session of a device: boot and conn.
 pub static SESSION: Form = form("^[0-9]+[.][0-9]+$", |s| {
     let digits = s.bytes().all(|c| c.is_ascii_digit() || c == b'.');

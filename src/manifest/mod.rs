@@ -24,7 +24,7 @@ mod types;
 pub(crate) mod units;
 
 pub use blame::{Fault, Faults, MAX_FAULTS, Severity};
-pub use calendar::show as show_time;
+pub use calendar::{show as show_time, show_daytime};
 pub use expand::Device;
 pub use forms::signal as parse_signal;
 pub use health::{Check, How, Peer};
@@ -32,7 +32,7 @@ pub use raw::{MAX_CONTAINERS, MAX_FILES, MAX_MOUNTS, MAX_WORDS, SCHEMA};
 pub use render::render;
 pub use types::{
     Body, Container, Content, Full, Id, Image, Log, Manifest, Mount, Name, Network, Placed, Resources, Restart, RestartPolicy, Rlimit,
-    RlimitKind, Rollout, Rootfs, Seccomp, Security, Stdin, Stop, Target, Whom,
+    RlimitKind, Rollout, Rootfs, Seccomp, Security, Stdin, Stop, Target, Whom, Window,
 };
 
 use crate::protocol::Reason;

@@ -1,8 +1,8 @@
 //! The manifest as written: every field of the wire contract, also those that this version does not build.
 
 use super::forms::{
-    ADDRESS, ANY, CAPABILITY, CAPABILITY_OR_ALL, DIGEST, ENV_NAME, HOSTNAME, HTTP_PATH, ID, LIMIT, MODE, NAME, PATH, PEER, REFERENCE,
-    RLIMIT, ROOT, SECRET, SIGNAL, SOURCE, TARGET, TIME, USER, WORKDIR,
+    ADDRESS, ANY, CAPABILITY, CAPABILITY_OR_ALL, DAYTIME, DIGEST, ENV_NAME, HOSTNAME, HTTP_PATH, ID, LIMIT, MODE, NAME, PATH, PEER,
+    REFERENCE, RLIMIT, ROOT, SECRET, SIGNAL, SOURCE, TARGET, TIME, USER, WORKDIR,
 };
 use super::shape::{Field, Kind, Need};
 
@@ -40,14 +40,25 @@ pub static MANIFEST: [Field; 10] = [
         "false",
         "What the device's own topic said of the app is lifted; the group's state counts again.",
     ),
-    Field::optional("rollout", Kind::Object(&ROLLOUT), "Which part of the devices takes it."),
+    Field::optional("rollout", Kind::Object(&ROLLOUT), "Which part of the devices takes it, and when."),
     Field::optional("not_after", Kind::Text(&TIME), "From then on it is not taken any more, if the clock is known to be right."),
 ];
 
-/// To which part of the devices a document goes.
-pub static ROLLOUT: [Field; 2] = [
+/// To which part of the devices a document goes, and when.
+pub static ROLLOUT: [Field; 3] = [
     Field::required("percent", Kind::Milli(0, 100_000), "Percent of the devices, with at most two decimals."),
     Field::optional("salt", Kind::Text(&ID), "Devices stand elsewhere with another salt; the app's name if absent."),
+    Field::optional("window", Kind::Object(&WINDOW), "Hours in which a device may begin with it, if its clock is known to be right."),
+];
+
+/// Days, in the order of their bits in [`super::Window::days`].
+pub const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
+/// Hours of the day, in UTC.
+pub static WINDOW: [Field; 3] = [
+    Field::required("from", Kind::Text(&DAYTIME), "When it opens, in UTC: \"02:00Z\" or \"02:00:30Z\"."),
+    Field::required("to", Kind::Text(&DAYTIME), "When it closes, in UTC; on the next day, if that is before `from`."),
+    Field::optional("days", Kind::List(&Kind::Word(&DAYS), 1, DAYS.len()), "Days on which it opens, in UTC; every day if absent."),
 ];
 
 /// Whom a document is for.

@@ -1,9 +1,10 @@
 //! The checked manifest as a document again, with every value in force.
 
-use super::calendar::show;
+use super::calendar::{show, show_daytime};
 use super::out::Out;
+use super::raw::DAYS;
 use super::units::{show_millis, show_size};
-use super::{Body, Check, Container, Content, How, Manifest, Mount, Peer, Placed, Resources, Rlimit, Rollout, Target, Whom};
+use super::{Body, Check, Container, Content, How, Manifest, Mount, Peer, Placed, Resources, Rlimit, Rollout, Target, Whom, Window};
 use crate::image::Source;
 use serde::Serialize;
 use std::time::Duration;
@@ -17,10 +18,11 @@ pub fn render(manifest: &Manifest) -> String {
     top.some("seq", manifest.seq.map(Out::Whole));
     top.some("target", manifest.target.as_ref().map(target));
     top.some("not_after", manifest.not_after.map(|ms| Out::Text(show(ms))));
-    if let Some(Rollout { share, salt }) = &manifest.rollout {
+    if let Some(Rollout { share, salt, window }) = &manifest.rollout {
         let mut rollout = Members(vec![]);
         rollout.put("percent", Out::Fraction(f64::from(*share) / 100.0));
         rollout.some("salt", salt.as_ref().map(Out::text));
+        rollout.some("window", window.as_ref().map(hours));
         top.filled("rollout", rollout);
     }
     match &manifest.body {
@@ -35,6 +37,12 @@ pub fn render(manifest: &Manifest) -> String {
         Body::Inherit => top.put("inherit", Out::Bool(true)),
     }
     Out::Object(top.0).pretty()
+}
+
+fn hours(window: &Window) -> Out {
+    let days = DAYS.iter().enumerate().filter(|(bit, _)| window.days >> bit & 1 == 1);
+    let days = days.map(|(_, day)| Out::text(day)).collect();
+    Out::object([("from", Out::Text(show_daytime(window.from))), ("to", Out::Text(show_daytime(window.to))), ("days", Out::List(days))])
 }
 
 struct Members(Vec<(String, Out)>);

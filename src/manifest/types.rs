@@ -157,7 +157,7 @@ pub struct Manifest {
     pub target: Option<Target>,
     /// When it expires, in milliseconds since 1970.
     pub not_after: Option<u64>,
-    /// It is for a part of the devices.
+    /// It is for a part of the devices, or for certain hours.
     pub rollout: Option<Rollout>,
     /// What is wanted.
     pub body: Body,
@@ -170,6 +170,19 @@ pub struct Rollout {
     pub share: u16,
     /// What decides, together with a device's id, where it stands; the app's name if absent.
     pub salt: Option<String>,
+    /// When a device may begin with it; at any time if absent.
+    pub window: Option<Window>,
+}
+
+/// Hours of certain days, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// When it opens, in seconds of the day: 0 to 86399.
+    pub from: u32,
+    /// When it closes, likewise; another than `from`, and on the next day if that is before it.
+    pub to: u32,
+    /// On which days it opens, at least one; bit 0 is Monday.
+    pub days: u8,
 }
 
 /// What a desired-state document wants.

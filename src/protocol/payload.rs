@@ -166,7 +166,8 @@ pub struct Detail {
     /// The sentence for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Where in the document: `containers.nginx.resources.memory.max`.
+    /// Where in the document: `containers.nginx.resources.memory.max`. Of `held`, what it waits for: `rollout`, `rollout.window`, or `hold`, which is no
+    /// place in the document but a person at the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// All further reasons, with path and sentence each.
@@ -257,6 +258,9 @@ pub struct AppReport {
     /// `local`: stopped or started by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<String>,
+    /// `local`: a person at the device keeps it as it is; newer documents wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
     /// Its containers.
     pub containers: Entries<ContainerReport>,
 }

@@ -2,6 +2,7 @@
 
 // No safe wrapper takes a descriptor out of another process, and the agent's own filter kills it for trying.
 #![allow(unsafe_code)]
+#![allow(dead_code, reason = "no test program says all of it")]
 
 use nix::errno::Errno;
 use nix::libc;

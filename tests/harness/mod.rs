@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod bundle;
+pub mod clock;
 pub mod device;
 pub mod image;
 pub mod server;
@@ -14,6 +15,7 @@ pub mod person;
 
 use std::time::{Duration, Instant};
 
+pub use clock::Clock;
 pub use device::Device;
 pub use image::{layout, slow};
 pub use nix::sys::signal::Signal;

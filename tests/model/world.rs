@@ -356,7 +356,7 @@ impl<'a> World<'a> {
     fn accept(&mut self, document: usize) {
         let Document { origin, manifest: m, sha256, .. } = self.document(document);
         self.ghost.accepts(self.document(document), document);
-        let runs = record::replaced(self.entry(origin), m);
+        let runs = self.entry(origin).and_then(Entry::in_force);
         let same = runs.is_some_and(|v| rollout::is_same(&self.document(self.catalog.of(&v.sha256)).manifest, m));
         let outside = rollout::outside(m, &self.catalog.device).filter(|_| !same);
         let hold = outside.map(|why| wherry::ipc::Refusal { reason: Reason::Policy, path: desired::ROLLOUT.into(), message: why });
