@@ -2,8 +2,10 @@
 
 mod orphans;
 mod output;
+mod streams;
 
-pub use orphans::{Orphan, kill_session};
+pub use orphans::{Orphan, end_recorded, kill_session};
+pub use streams::Streams;
 
 use crate::container::console::{Frame, MAX_DATA};
 use crate::image::Digest;
@@ -70,7 +72,8 @@ enum Op {
     Exec(Box<Exec>),
 }
 
-struct Exec {
+/// A program that is exec'd in a container.
+pub struct Exec {
     conn: Option<(Conn, Token)>,
     launcher: Option<(Child, Token)>,
     process: Option<(i32, OwnedFd, Token)>,
@@ -82,20 +85,31 @@ struct Exec {
 }
 
 impl Client {
+    /// What it runs in a container.
+    pub fn exec(&self) -> Option<&Exec> {
+        match &self.op {
+            Op::Exec(exec) => Some(exec),
+            _ => None,
+        }
+    }
+}
+
+impl Exec {
     /// Its launch may have a child that it has not named yet.
     pub fn is_cloning(&self) -> bool {
-        matches!(&self.op, Op::Exec(exec) if exec.conn.is_some() && exec.process.is_none())
+        self.conn.is_some() && self.process.is_none()
     }
 
     /// Processes made for it that are ours to wait for.
     pub fn processes(&self) -> impl Iterator<Item = i32> {
-        let exec = match &self.op {
-            Op::Exec(exec) => Some(exec),
-            _ => None,
-        };
-        let launcher = exec.and_then(|e| e.launcher.as_ref()).map(|(child, _)| child.pid);
-        launcher.into_iter().chain(exec.and_then(|e| e.process.as_ref()).map(|(pid, _, _)| *pid))
+        let launcher = self.launcher.as_ref().map(|(child, _)| child.pid);
+        launcher.into_iter().chain(self.process.as_ref().map(|(pid, _, _)| *pid))
     }
+}
+
+fn no_such(scope: &Scope) -> Failure {
+    let what = scope.container.as_ref().map_or_else(|| format!("app {}", scope.app), |c| format!("container {}/{c}", scope.app));
+    Failure { reason: Reason::BadValue, message: format!("there is no {what} (see `wherry ls`)") }
 }
 
 impl Keeper {
@@ -332,8 +346,8 @@ impl Keeper {
     }
 
     fn no_such(&mut self, id: u64, app: &Name, container: Option<&Name>) {
-        let what = container.map_or_else(|| format!("app {app}"), |c| format!("container {app}/{c}"));
-        self.refuse(id, Reason::BadValue, format!("there is no {what} (see `wherry ls`)"));
+        let failure = no_such(&Scope { app: app.clone(), container: container.cloned() });
+        self.reply(id, &Reply::Error(failure));
     }
 
     fn apply(&mut self, id: u64, payload: &[u8]) {
@@ -536,29 +550,36 @@ impl Keeper {
     }
 
     fn exec(&mut self, id: u64, args: ExecArgs, copy: Option<Copying>, fds: Vec<OwnedFd>) {
-        let scope = args.scope.clone();
-        let live = self.in_scope(&scope);
+        let app = args.scope.app.clone();
+        if fds.len() != 3 && args.terminal.is_none() {
+            return self.refuse(id, Reason::Internal, "exec needs three descriptors");
+        }
+        let job = match self.exec_job(args, if copy.is_some() { "copy from or to" } else { "run a program in" }) {
+            Ok(job) => job,
+            Err(failure) => return self.reply(id, &Reply::Error(failure)),
+        };
+        match self.try_exec(id, job, copy, &fds) {
+            Ok(exec) => self.set_op(id, Op::Exec(Box::new(exec))),
+            Err(e) => self.refuse(id, Reason::Launch, format!("cannot run a program in {app}: {e}")),
+        }
+    }
+
+    /// What launch must know to do this in a running container.
+    fn exec_job(&mut self, args: ExecArgs, doing: &str) -> Result<ExecJob, Failure> {
+        let scope = &args.scope;
+        let live = self.in_scope(scope);
         let job = match live.as_slice() {
-            [] => return self.no_such(id, &scope.app, scope.container.as_ref()),
+            [] => return Err(no_such(scope)),
             [one] => one.pid().map(|pid| (pid, one.ready.spec.clone(), one.group_path().to_owned())),
             several => {
                 let names: Vec<&str> = several.iter().map(|l| l.key.container.as_str()).collect();
                 let message = format!("app {} has several containers, name one: {}", scope.app, names.join(", "));
-                return self.refuse(id, Reason::BadValue, message);
+                return Err(Failure { reason: Reason::BadValue, message });
             }
         };
-        let Some((pid, spec, group)) = job else {
-            let doing = if copy.is_some() { "copy from or to" } else { "run a program in" };
-            return self.refuse(id, Reason::Launch, format!("cannot {doing} {}: it is not running", scope.app));
-        };
-        if fds.len() != 3 && args.terminal.is_none() {
-            return self.refuse(id, Reason::Internal, "exec needs three descriptors");
-        }
-        let job = ExecJob { pid, spec, layout: self.ctx.layout.clone(), group, args };
-        match self.try_exec(id, job, copy, &fds) {
-            Ok(exec) => self.set_op(id, Op::Exec(Box::new(exec))),
-            Err(e) => self.refuse(id, Reason::Launch, format!("cannot run a program in {}: {e}", scope.app)),
-        }
+        let not_running = || Failure { reason: Reason::Launch, message: format!("cannot {doing} {}: it is not running", scope.app) };
+        let (pid, spec, group) = job.ok_or_else(not_running)?;
+        Ok(ExecJob { pid, spec, layout: self.ctx.layout.clone(), group, args })
     }
 
     fn try_exec(&mut self, id: u64, job: ExecJob, copy: Option<Copying>, fds: &[OwnedFd]) -> io::Result<Exec> {
@@ -578,10 +599,12 @@ impl Keeper {
         Ok(Exec { conn: Some((conn, token)), launcher: Some((child, exit)), process: None, failure: None, detach, group })
     }
 
+    /// The exec of a connection, or of a stream: they are numbered together.
     fn exec_of(&mut self, id: u64) -> Option<&mut Exec> {
-        match &mut self.client(id)?.op {
-            Op::Exec(exec) => Some(exec),
-            _ => None,
+        match self.clients.iter_mut().find(|c| c.id == id).map(|c| &mut c.op) {
+            Some(Op::Exec(exec)) => Some(exec),
+            Some(_) => None,
+            None => self.streams.exec_of(id),
         }
     }
 
@@ -607,6 +630,11 @@ impl Keeper {
             return;
         }
         let pidfd = fds.remove(0);
+        if let Err(e) = self.record_exec(id, pid) {
+            // It never got `Go`, and exits by itself.
+            let message = format!("cannot run a program: it cannot be put on record: {e}");
+            return self.end_exec(id, &Reply::Error(Failure { reason: Reason::Io, message }));
+        }
         let Ok(token) = self.ctx.poll.add(&pidfd, Source::ExecExit(id)) else { return };
         let Some(exec) = self.exec_of(id) else { return };
         exec.process = Some((pid, pidfd, token));
@@ -644,7 +672,7 @@ impl Keeper {
         }
         // What it said last is still in the socket. A clone that it did not come to name holds the other end too, and waits for us.
         self.on_exec(id);
-        if self.client(id).is_some_and(|c| c.is_cloning()) {
+        if self.exec_of(id).is_some_and(|exec| exec.is_cloning()) {
             self.on_exec_end(id);
         }
     }
@@ -655,21 +683,27 @@ impl Keeper {
         let Some(exec) = self.exec_of(id) else { return };
         let Some((pid, pidfd, token)) = exec.process.take() else { return };
         let failure = exec.failure.clone();
+        self.end_session_of(id, pid);
+        self.ctx.runtime.forget_exec(pid);
         self.ctx.poll.remove(&pidfd, token);
         let ended = process::try_reap(pid).ok().flatten().unwrap_or(Ended::Code(255));
         self.end_exec(id, &failure.map_or(Reply::Exited(ended), Reply::Error));
     }
 
     fn end_exec(&mut self, id: u64, reply: &Reply) {
-        if let Some(client) = self.client(id)
-            && let Op::Exec(exec) = std::mem::take(&mut client.op)
-        {
+        let exec = match self.clients.iter_mut().find(|c| c.id == id).map(|c| std::mem::take(&mut c.op)) {
+            Some(Op::Exec(exec)) => Some(*exec),
+            Some(_) => None,
+            None => self.streams.take_exec(id),
+        };
+        if let Some(exec) = exec {
             if let Some((child, _)) = &exec.launcher {
                 let _ = pidfd_send(&child.pidfd, libc::SIGKILL);
             }
-            self.drop_exec(*exec);
+            self.drop_exec(exec);
         }
         self.reply(id, reply);
+        self.streams.exec_ended(id, reply);
     }
 }
 

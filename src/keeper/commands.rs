@@ -101,10 +101,9 @@ impl Keeper {
             }
             Verb::Stats => self.tell_stats(command),
             Verb::Diag => pieces(&diag::bundle(self).to_string()),
-            Verb::Logs | Verb::Exec => {
-                let message = "this release has no streams over MQTT; use the local command line";
-                vec![Answer::error(0, Reason::Unsupported, message.to_owned())]
-            }
+            // At QoS 1 it may come twice: its frames are on their way.
+            Verb::Logs | Verb::Exec if self.streams.answers(id) => return,
+            Verb::Logs | Verb::Exec => self.obey_stream(id, command).into_iter().collect(),
             _ => vec![self.obey_once(id, command)],
         };
         for frame in frames {
@@ -126,6 +125,27 @@ impl Keeper {
         }
     }
 
+    /// A stream that begins answers by itself; what else there is to say.
+    fn obey_stream(&mut self, id: &str, command: &Command) -> Option<Answer> {
+        match self.obeyed.look(command.session, id) {
+            Known::Answered(answer) => Some(answer),
+            Known::Refused(reason, message) => Some(Answer::error(0, reason, message.to_owned())),
+            Known::New => {
+                self.obeyed.take(id);
+                let failure = self.try_stream(id, command).err()?;
+                let answer = Answer::error(0, failure.reason, failure.message);
+                self.obeyed.answered(id, &answer);
+                Some(answer)
+            }
+        }
+    }
+
+    fn try_stream(&mut self, id: &str, command: &Command) -> Result<(), Failure> {
+        let app = command.app.as_ref().ok_or_else(no_app)?;
+        self.of_the_fleet(app)?;
+        self.begin_stream(id, command, app)
+    }
+
     fn act(&mut self, command: &Command) -> Result<(), Failure> {
         match (command.verb, &command.app) {
             (Verb::Start, Some(app)) => self.by_command(app, command, Hand::Start),
@@ -142,7 +162,11 @@ impl Keeper {
                 self.stats_due = now;
                 Ok(())
             }
-            _ => Err(failure(Reason::BadValue, "the command names no app".into())),
+            (Verb::Cancel, _) => match &command.stream.of {
+                Some(of) if self.cancel_stream(of.as_str()) => Ok(()),
+                _ => Err(failure(Reason::BadValue, "no stream of this id runs".into())),
+            },
+            _ => Err(no_app()),
         }
     }
 
@@ -214,6 +238,10 @@ impl Keeper {
 /// Documents of statistics, a line for each, in frames: the longest one is as it is no larger than a packet, but in a frame it is escaped.
 fn figures(messages: &[Vec<u8>]) -> Vec<Answer> {
     pieces(&String::from_utf8_lossy(&messages.join(&b'\n')))
+}
+
+fn no_app() -> Failure {
+    failure(Reason::BadValue, "the command names no app".into())
 }
 
 fn failure(reason: Reason, message: String) -> Failure {
