@@ -52,7 +52,7 @@ fn what_is_not_for_this_session_does_nothing_and_is_told_why() {
         ("part", json!({"do": "stop", "app": "web", "container": "db"}), "bad_value", "no container web/db"),
         ("mine", json!({"do": "stop", "app": "local"}), "policy", "local command line"),
         ("well", json!({"do": "retry", "app": "web"}), "bad_value", "it is running"),
-        ("stream", json!({"do": "logs", "app": "web"}), "unsupported", "streams"),
+        ("stream", json!({"do": "exec", "app": "web", "args": ["/bin/true"]}), "policy", "\"exec\": true"),
         ("another", json!({"id": "other", "do": "stop", "app": "web"}), "wrong_target", "on the topic of another"),
         ("word", json!({"do": "reboot"}), "malformed", "reboot"),
     ] {

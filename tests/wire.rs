@@ -165,11 +165,17 @@ fn statistics_with_pressure_and_missing_figures_are_written_as_the_contract_says
 fn a_command_is_read_and_its_answers_are_written_as_the_contract_says() {
     let command = parse_command(golden("command").as_bytes()).unwrap();
     let (app, container) = ("web".parse().ok(), "nginx".parse().ok());
-    assert_eq!(command, Command { id: None, session: (12, 3), verb: Verb::Restart, app, container, target: None, stream: StreamArgs::default() });
+    assert_eq!(
+        command,
+        Command { id: None, session: (12, 3), verb: Verb::Restart, app, container, target: None, stream: StreamArgs::default() }
+    );
     assert_eq!(command.encode(), golden("command").trim_end().as_bytes());
     let signed = parse_command(golden("command_signed").as_bytes()).unwrap();
     let (id, app) = ("7f3".parse().ok(), "web".parse().ok());
-    assert_eq!(signed, Command { id, session: (12, 3), verb: Verb::Retry, app, container: None, target: Some(target()), stream: StreamArgs::default() });
+    assert_eq!(
+        signed,
+        Command { id, session: (12, 3), verb: Verb::Retry, app, container: None, target: Some(target()), stream: StreamArgs::default() }
+    );
     assert_eq!(signed.encode(), golden("command_signed").trim_end().as_bytes());
     let exec = parse_command(golden("command_exec").as_bytes()).unwrap();
     assert_eq!((exec.stream.args.join(" "), exec.stream.timeout), ("nginx -t".into(), Some(Duration::from_secs(10))));

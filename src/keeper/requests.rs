@@ -76,7 +76,12 @@ pub const TABLE: &[Row] = &[
         When::Any,
         "signed by a key that this device trusts already and that may hand out keys, or refused; a hostile agent cannot sign",
     ),
-    row("agent.answers", AGENT, When::Any, "a count that can let streams go on sooner or later, not faster than their rate; one that cannot be ends the agent"),
+    row(
+        "agent.answers",
+        AGENT,
+        When::Any,
+        "a count that can let streams go on sooner or later, not faster than their rate; one that cannot be ends the agent",
+    ),
     row("agent.oversize", AGENT, When::Any, "yields one rejected answer"),
     row("version", LOCAL, When::Any, "names the release, nothing else"),
     row(

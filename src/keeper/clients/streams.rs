@@ -246,7 +246,10 @@ impl Keeper {
         };
         if !allowed {
             let word = if verb == Verb::Exec { "exec" } else { "logs" };
-            return refused(format!("the device's policy does not allow `{word}` over the network (\"{word}\": true in {})", self.ctx.settings.policy));
+            return refused(format!(
+                "the device's policy does not allow `{word}` over the network (\"{word}\": true in {})",
+                self.ctx.settings.policy
+            ));
         }
         if self.leaving.is_some() {
             return Err(Failure { reason: Reason::Internal, message: "keeper is shutting down".into() });
@@ -270,13 +273,14 @@ impl Keeper {
     fn run_program(&mut self, id: u64, scope: Scope, asked: &Command) -> Result<Program, Failure> {
         let env = asked.stream.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let (argv, user) = (asked.stream.args.clone(), asked.stream.user.clone());
-        let args = ExecArgs { scope, argv, env, user, workdir: None, terminal: None, detach: false };
+        // Not one that gets SIGHUP at keeper's end: were it to die of that, the next keeper would not find all of its descendants any more.
+        let args = ExecArgs { scope, argv, env, user, workdir: None, terminal: None, detach: true };
         let job = self.exec_job(args, "run a program in")?;
         let failed = |e: io::Error| Failure { reason: Reason::Launch, message: format!("cannot run a program: {e}") };
         let (stdout, out) = Pipe::new().map_err(failed)?;
         let (stderr, err) = Pipe::new().map_err(failed)?;
         let null: OwnedFd = File::open("/dev/null").map_err(failed)?.into();
-        let exec = self.try_exec(id, job, None, &[null, out, err]).map_err(failed)?;
+        let exec = Exec { detach: false, ..self.try_exec(id, job, None, &[null, out, err]).map_err(failed)? };
         Ok(Program { exec: Some(exec), stdout: Some(stdout), stderr: Some(stderr), over: None })
     }
 
@@ -463,7 +467,8 @@ mod tests {
     #[test]
     fn the_longest_frame_fits_into_a_packet_whatever_is_in_it() {
         for byte in [0u8, b'"', b'x', 0x1b, 0xff] {
-            let frame = Answer { container: "c".repeat(32).parse().ok(), lost: Some(u64::MAX), ..Answer::output(u32::MAX, vec![byte; PIECE]) };
+            let frame =
+                Answer { container: "c".repeat(32).parse().ok(), lost: Some(u64::MAX), ..Answer::output(u32::MAX, vec![byte; PIECE]) };
             let length = encode(&frame).len();
             // Of 64 KiB, a root topic and an id may have a part.
             assert!(length <= 50 * 1024, "{byte:#x}: {length}");
