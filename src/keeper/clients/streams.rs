@@ -296,8 +296,8 @@ impl Keeper {
         }
         while self.may_stream() && self.pump_each(now) {}
         // The next one is the first next time.
-        if let Some(first) = (!self.streams.list.is_empty()).then_some(1) {
-            self.streams.list.rotate_left(first);
+        if !self.streams.list.is_empty() {
+            self.streams.list.rotate_left(1);
         }
         let on = self.may_stream();
         let Self { ctx, streams, .. } = self;
@@ -316,7 +316,11 @@ impl Keeper {
     /// True if one had something.
     fn pump_each(&mut self, now: Duration) -> bool {
         let ids: Vec<u64> = self.streams.list.iter().map(|s| s.id).collect();
-        ids.into_iter().fold(false, |moved, id| (self.may_stream() && self.pump_stream(id, now)) || moved)
+        let mut moved = false;
+        for id in ids {
+            moved |= self.may_stream() && self.pump_stream(id, now);
+        }
+        moved
     }
 
     fn pump_stream(&mut self, id: u64, now: Duration) -> bool {
