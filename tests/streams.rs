@@ -317,6 +317,8 @@ fn so_many_streams_run_at_once_and_no_more() {
     eventually("it is refused", || frames(&device, "again").into_iter().find(|f| f["reason"] == "stale_session"));
     assert_eq!(text(&frames(&device, "s1"), None), "up\n");
     assert_eq!(device.exec("web", &["/bin/sh", "-c", "test -e /tmp/ran; echo $?"]).trim(), "1");
+    send(&device, "c8", json!({"do": "cancel", "of": "s1", "app": "other"}));
+    check_refused(&device, "c8", "bad_value", "no stream");
     for n in [0, 1, 3] {
         send(&device, &format!("c{n}"), json!({"do": "cancel", "of": format!("s{n}")}));
         answer(&device, &format!("s{n}"));

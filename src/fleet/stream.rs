@@ -79,6 +79,7 @@ struct Stream<'a> {
     settings: Settings,
     keys: Vec<SecretKey>,
     device: Id,
+    of: Scope,
     /// The session of the link that it is for.
     session: (u64, u64),
     /// The id of its command.
@@ -107,8 +108,8 @@ fn run(call: &Call, verb: Verb, stream: StreamArgs, lasts: Duration) -> Result<u
         let Some(session) = line.fleet.devices.get(&device).and_then(|d| d.session()) else {
             return Err(Error::new(Code::Unavailable, format!("{what}: it is not online")));
         };
-        let mut stream_of = Stream { call, settings, keys, device, session, id: own, what, next: 0, missing: 0, over: false };
-        stream_of.send(&mut line, &stream_of.id.clone(), verb, Some(of), stream).await?;
+        let mut stream_of = Stream { call, settings, keys, device, of, session, id: own, what, next: 0, missing: 0, over: false };
+        stream_of.send(&mut line, &stream_of.id.clone(), verb, stream).await?;
         let result = tokio::select! {
             result = stream_of.follow(&mut line, lasts) => result,
             _ = signals.readable() => Err(Error::new(Code::Failed, "interrupted")),
@@ -129,9 +130,10 @@ fn signals() -> io::Result<OwnedFd> {
 }
 
 impl Stream<'_> {
-    async fn send(&self, line: &mut Session, id: &str, verb: Verb, of: Option<Scope>, stream: StreamArgs) -> Result<(), Error> {
+    async fn send(&self, line: &mut Session, id: &str, verb: Verb, stream: StreamArgs) -> Result<(), Error> {
         let target = Target { fleet: self.settings.root.clone(), whom: Whom::Device(self.device.clone()) };
-        let (app, container) = of.map_or((None, None), |of| (Some(of.app), of.container));
+        let Scope { app, container } = self.of.clone();
+        let app = Some(app);
         let command = Command { id: id.parse().ok(), session: self.session, verb, app, container, target: Some(target), stream };
         let payload = seal(Kind::Cmd, &command.encode(), &self.keys)?;
         line.link.publish(topics::command(&self.settings.root, &self.device, id), payload, false);
@@ -141,7 +143,7 @@ impl Stream<'_> {
     /// For nobody is left to read it. Should that be lost, its own time ends it.
     async fn cancel(&self, line: &mut Session) {
         let stream = StreamArgs { of: self.id.parse().ok(), ..StreamArgs::default() };
-        let _ = self.send(line, &random_id(), Verb::Cancel, None, stream).await;
+        let _ = self.send(line, &random_id(), Verb::Cancel, stream).await;
     }
 
     /// All frames, up to the last one.

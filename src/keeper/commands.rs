@@ -163,7 +163,7 @@ impl Keeper {
                 Ok(())
             }
             (Verb::Cancel, _) => match &command.stream.of {
-                Some(of) if self.cancel_stream(of.as_str()) => Ok(()),
+                Some(of) if self.cancel_stream(of.as_str(), command.app.as_ref()) => Ok(()),
                 _ => Err(failure(Reason::BadValue, "no stream of this id runs".into())),
             },
             _ => Err(no_app()),

@@ -50,6 +50,8 @@ struct Stream {
     id: u64,
     /// The id of its command.
     command: String,
+    /// The app that it is of.
+    app: Name,
     /// Of the next frame.
     n: u32,
     /// When it ends.
@@ -233,7 +235,7 @@ impl Keeper {
             Verb::Exec => (Of::Exec(Box::new(self.run_program(id, scope, asked)?)), Some(asked.stream.timeout.unwrap_or(EXEC_TIME))),
             _ => (Of::Logs(self.begin_logs(scope, asked)?), asked.stream.follow),
         };
-        self.streams.list.push(Stream { id, command: command.to_owned(), n: 0, deadline: deadline.map(|t| now + t), of });
+        self.streams.list.push(Stream { id, command: command.to_owned(), app: app.clone(), n: 0, deadline: deadline.map(|t| now + t), of });
         Ok(())
     }
 
@@ -373,9 +375,10 @@ impl Keeper {
         }
     }
 
-    /// Ends the stream of a command, because another one says so.
-    pub fn cancel_stream(&mut self, command: &str) -> bool {
-        let Some(id) = self.streams.list.iter().find(|s| s.command == command).map(|s| s.id) else { return false };
+    /// Ends the stream of a command, because another one says so. One that names an app, as its key may have to, is for streams of that app alone.
+    pub fn cancel_stream(&mut self, command: &str, app: Option<&Name>) -> bool {
+        let meant = |s: &&Stream| s.command == command && app.is_none_or(|app| *app == s.app);
+        let Some(id) = self.streams.list.iter().find(meant).map(|s| s.id) else { return false };
         self.end_stream(id, Answer { exit: Some(LastExit::Signal(libc::SIGKILL as u8)), ..Answer::end(0) });
         true
     }
