@@ -9,6 +9,7 @@ use harness::{Device, Signal, Value, eventually, is_alive, json, manifest, numbe
 use std::process::Command;
 use std::time::Duration;
 use taken::Taken;
+use wherry::ipc::FromAgent;
 
 /// The session of the newest presence.
 fn session(device: &Device) -> String {
@@ -197,6 +198,24 @@ fn answers_that_nobody_takes_are_not_heaped_up() {
     assert!(last["reason"] == "policy" && last["message"].as_str().unwrap().contains("wait to be sent"), "{last}");
     assert_eq!(device.agent(), agent, "it was not ended for what it could not take");
     assert_eq!(ask(&device, "later", json!({"do": "diag"}))["type"], "end");
+}
+
+#[test]
+fn an_agent_that_counts_answers_it_never_got_is_ended() {
+    let device = Device::new();
+    done(&device, "one", json!({"do": "prune"}));
+    for counts in [&[1000][..], &[u64::MAX], &[1, 0], &[2]] {
+        let agent = device.agent();
+        let before = device.said("presence").len();
+        let taken = Taken::over(agent);
+        let command = json!({"wherry": 1, "session": session(&device), "do": "watch"}).to_string();
+        assert!(taken.command("two", command.as_bytes()));
+        counts.iter().for_each(|count| assert!(taken.say(&FromAgent::Answers(*count))));
+        eventually("that agent is ended", || (!is_alive(agent)).then_some(()));
+        eventually("another is online", || (device.said("presence").len() > before).then_some(()));
+        device.online();
+    }
+    done(&device, "three", json!({"do": "prune"}));
 }
 
 #[test]

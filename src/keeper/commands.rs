@@ -102,51 +102,34 @@ impl Keeper {
             Verb::Stats => self.tell_stats(command),
             Verb::Diag => pieces(&diag::bundle(self).to_string()),
             // At QoS 1 it may come twice: its frames are on their way.
-            Verb::Logs | Verb::Exec if self.streams.answers(id) => return,
-            Verb::Logs | Verb::Exec => self.obey_stream(id, command).into_iter().collect(),
-            _ => vec![self.obey_once(id, command)],
+            _ if self.streams.answers(id) => return,
+            _ => self.obey_once(id, command).into_iter().collect(),
         };
         for frame in frames {
             self.publish(Topic::Res(id.to_owned()), encode(&frame));
         }
     }
 
-    fn obey_once(&mut self, id: &str, command: &Command) -> Answer {
-        match self.obeyed.look(command.session, id) {
-            Known::Answered(answer) => answer,
-            Known::Refused(reason, message) => Answer::error(0, reason, message.to_owned()),
-            Known::New => {
-                // Taken first: whatever becomes of it, this id counts no more. A keeper after a panic knows none, and begins with a newer session.
-                self.obeyed.take(id);
-                let answer = self.act(command).map_or_else(|f| Answer::error(0, f.reason, f.message), |()| Answer::end(0));
-                self.obeyed.answered(id, &answer);
-                answer
-            }
-        }
-    }
-
-    /// A stream that begins answers by itself; what else there is to say.
-    fn obey_stream(&mut self, id: &str, command: &Command) -> Option<Answer> {
+    /// What there is to say; a stream that begins answers by itself.
+    fn obey_once(&mut self, id: &str, command: &Command) -> Option<Answer> {
         match self.obeyed.look(command.session, id) {
             Known::Answered(answer) => Some(answer),
             Known::Refused(reason, message) => Some(Answer::error(0, reason, message.to_owned())),
             Known::New => {
+                // Taken first: whatever becomes of it, this id counts no more. A keeper after a panic knows none, and begins with a newer session.
                 self.obeyed.take(id);
-                let failure = self.try_stream(id, command).err()?;
-                let answer = Answer::error(0, failure.reason, failure.message);
+                let answer = match self.act(id, command) {
+                    Ok(()) if self.streams.answers(id) => return None,
+                    Ok(()) => Answer::end(0),
+                    Err(f) => Answer::error(0, f.reason, f.message),
+                };
                 self.obeyed.answered(id, &answer);
                 Some(answer)
             }
         }
     }
 
-    fn try_stream(&mut self, id: &str, command: &Command) -> Result<(), Failure> {
-        let app = command.app.as_ref().ok_or_else(no_app)?;
-        self.of_the_fleet(app)?;
-        self.begin_stream(id, command, app)
-    }
-
-    fn act(&mut self, command: &Command) -> Result<(), Failure> {
+    fn act(&mut self, id: &str, command: &Command) -> Result<(), Failure> {
         match (command.verb, &command.app) {
             (Verb::Start, Some(app)) => self.by_command(app, command, Hand::Start),
             (Verb::Stop, Some(app)) => self.by_command(app, command, Hand::Stop),
@@ -162,11 +145,15 @@ impl Keeper {
                 self.stats_due = now;
                 Ok(())
             }
+            (Verb::Logs | Verb::Exec, Some(app)) => {
+                self.of_the_fleet(app)?;
+                self.begin_stream(id, command, app)
+            }
             (Verb::Cancel, _) => match &command.stream.of {
                 Some(of) if self.cancel_stream(of.as_str(), command.app.as_ref()) => Ok(()),
                 _ => Err(failure(Reason::BadValue, "no stream of this id runs".into())),
             },
-            _ => Err(no_app()),
+            _ => Err(failure(Reason::BadValue, "the command names no app".into())),
         }
     }
 
@@ -238,10 +225,6 @@ impl Keeper {
 /// Documents of statistics, a line for each, in frames: the longest one is as it is no larger than a packet, but in a frame it is escaped.
 fn figures(messages: &[Vec<u8>]) -> Vec<Answer> {
     pieces(&String::from_utf8_lossy(&messages.join(&b'\n')))
-}
-
-fn no_app() -> Failure {
-    failure(Reason::BadValue, "the command names no app".into())
 }
 
 fn failure(reason: Reason, message: String) -> Failure {

@@ -176,7 +176,7 @@ impl Keeper {
         let Reading { of, positions, follow, .. } = reading;
         let mut live = self.in_scope(of);
         for l in &live {
-            if !positions.iter().any(|(name, ..)| *name == l.key.container) {
+            if *follow && !positions.iter().any(|(name, ..)| *name == l.key.container) {
                 positions.push((l.key.container.clone(), l.ring.start(), u64::MAX));
             }
         }

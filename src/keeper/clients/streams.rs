@@ -282,7 +282,8 @@ impl Keeper {
         let (stdout, out) = Pipe::new().map_err(failed)?;
         let (stderr, err) = Pipe::new().map_err(failed)?;
         let null: OwnedFd = File::open("/dev/null").map_err(failed)?.into();
-        let exec = Exec { detach: false, ..self.try_exec(id, job, None, &[null, out, err]).map_err(failed)? };
+        let mut exec = self.try_exec(id, job, None, &[null, out, err]).map_err(failed)?;
+        exec.detach = false;
         Ok(Program { exec: Some(exec), stdout: Some(stdout), stderr: Some(stderr), over: None })
     }
 
