@@ -26,6 +26,8 @@ use tokio::time::Instant;
 
 /// How long nothing may come, beyond what the device was told.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the last frame may take once the device is in another session: it goes out right behind its presence, if anybody remembers the stream.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// `wherryctl logs [-f] [-n LINES] DEVICE APP[/CONTAINER]`.
 ///
@@ -149,8 +151,13 @@ impl Stream<'_> {
     /// All frames, up to the last one.
     async fn follow(&mut self, line: &mut Session, lasts: Duration) -> Result<u8, Error> {
         let topic = topics::answer(&self.settings.root, &self.device, &self.id);
-        while let Some((_, message)) = line.next(Instant::now() + lasts + PATIENCE).await? {
+        let mut farewell = None;
+        while let Some((_, message)) = line.next(farewell.unwrap_or(Instant::now() + lasts + PATIENCE)).await? {
             if message.topic != topic {
+                let now = line.fleet.devices.get(&self.device).and_then(|d| d.session());
+                if farewell.is_none() && now.is_some_and(|now| now != self.session) {
+                    farewell = Some(Instant::now() + FAREWELL);
+                }
                 continue;
             }
             let frame: Answer = serde_json::from_slice(&message.payload)
@@ -158,6 +165,13 @@ impl Stream<'_> {
             if let Some(code) = self.take(&frame)? {
                 return Ok(code);
             }
+        }
+        if farewell.is_some() {
+            self.over = true;
+            return Err(Error::new(
+                Code::Unavailable,
+                format!("{}: the device began another session, and ended what ran in the one before", self.what),
+            ));
         }
         Err(Error::new(Code::Unavailable, format!("{}: nothing came for {} s", self.what, (lasts + PATIENCE).as_secs())))
     }

@@ -100,6 +100,11 @@ fn logs_gives_the_last_lines_and_goes_on_if_asked() {
 
 /// What wherryctl makes of an answer with these frames.
 fn check_frames(device: &Device, frames: &[Value], code: i32, out: &str, says: &str) {
+    check_frames_and(device, frames, None, code, out, says);
+}
+
+/// The same with another presence behind them.
+fn check_frames_and(device: &Device, frames: &[Value], presence: Option<&Value>, code: i32, out: &str, says: &str) {
     let before = device.broker.messages().len();
     let mut command = command(device, &["logs", "ghost", "web"]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
@@ -110,6 +115,9 @@ fn check_frames(device: &Device, frames: &[Value], code: i32, out: &str, says: &
     });
     let answer = topic.replace("/in/cmd/", "/out/res/");
     frames.iter().for_each(|frame| device.broker.publish(&answer, frame.to_string().as_bytes(), false));
+    if let Some(presence) = presence {
+        device.broker.publish("wherry/v1/d/ghost/out/presence", presence.to_string().as_bytes(), true);
+    }
     let outcome: super::Outcome = child.wait_with_output().unwrap().into();
     assert_eq!((outcome.code, outcome.out.as_str()), (code, out), "{outcome:?}");
     assert!(outcome.err.contains(says) && outcome.err.is_empty() == says.is_empty(), "{outcome:?}");
@@ -128,6 +136,9 @@ fn frames_that_come_twice_count_once_and_missing_ones_are_told() {
     check_frames(&device, &[data(1, "b"), end(2)], 1, "b", "1 frames of its answer are missing");
     check_frames(&device, &[json!({"n": 0, "type": "data", "base64": "?"})], 1, "", "cannot be read");
     check_frames(&device, &[json!({"n": 0, "type": "data", "lost": 7, "data": "x"}), end(1)], 0, "x", "7 bytes of output were lost here");
+    // Its keeper was killed, and the next one knows nothing of it.
+    let again = json!({"state": "online", "boot": 1, "conn": 2, "version": "0.1.0", "interval_s": 60});
+    check_frames_and(&device, &[data(0, "a")], Some(&again), 69, "a", "began another session");
     let told = json!({"n": 1, "type": "error", "reason": "connectivity", "message": "the device's link to the broker was lost"});
     check_frames(&device, &[data(0, "a"), told], 1, "a", "link to the broker was lost");
 }

@@ -177,31 +177,32 @@ pub fn kill_session(ctx: &Context, group: &str, leader: i32, most: usize) {
 pub fn kill_tree(ctx: &Context, group: &str, leader: i32) {
     /// Who forks on and on is not looked through for ever.
     const ROUNDS: usize = 8;
-    let (mut found, mut order) = (HashSet::new(), Vec::new());
+    let (mut found, mut stopped) = (HashSet::new(), Vec::new());
     let belongs = |pid: i32, found: &HashSet<i32>| {
         pid == leader || parent_and_session(pid).is_some_and(|(parent, session)| session == leader || found.contains(&parent))
     };
     // Stopped first, so that it makes no more of them, and none loses its parent before it is found.
     for _ in 0..ROUNDS {
-        let before = order.len();
+        let before = stopped.len();
         for pid in ctx.layout.group(group).pids() {
             if !found.contains(&pid)
                 && let Ok(pidfd) = pidfd_open(pid)
                 && belongs(pid, &found)
+                && let Ok(start) = start_time(pid)
             {
                 let _ = pidfd_send(&pidfd, libc::SIGSTOP);
                 found.insert(pid);
-                order.push(pid);
+                stopped.push((pid, start));
             }
         }
-        if order.len() == before {
+        if stopped.len() == before {
             break;
         }
     }
-    // The youngest first: they are known by their parents.
-    for pid in order.into_iter().rev() {
+    // Their descriptors could be more than we may have open: each is opened again, and is the same one if it began at the same time.
+    for (pid, start) in stopped {
         if let Ok(pidfd) = pidfd_open(pid)
-            && belongs(pid, &found)
+            && start_time(pid).is_ok_and(|now| now == start)
         {
             let _ = pidfd_send(&pidfd, libc::SIGKILL);
         }
