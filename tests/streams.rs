@@ -115,6 +115,8 @@ fn a_program_tells_its_outputs_apart_and_how_it_ended() {
         assert_eq!((&last(&frames)["type"], &last(&frames)["exit"]), (&json!("end"), &exit), "{id}: {frames:?}");
     }
     gone(&device, "86401");
+    // Whoever looks at the device later sees that something was run, and no argument.
+    assert!(device.log().contains("command both runs \"/bin/sh\" in web") && !device.log().contains("echo two"), "{}", device.log());
     // Environment and user.
     exec(&device, "env", "echo $WHO $(id -u):$(id -g)", json!({"env": {"WHO": "me"}, "user": "12:34", "container": "main"}));
     assert_eq!(text(&answer(&device, "env"), None), "me 12:34\n");
@@ -319,8 +321,8 @@ fn so_many_streams_run_at_once_and_no_more() {
     assert_eq!(device.exec("web", &["/bin/sh", "-c", "test -e /tmp/ran; echo $?"]).trim(), "1");
     send(&device, "c8", json!({"do": "cancel", "of": "s1", "app": "other"}));
     check_refused(&device, "c8", "bad_value", "no stream");
-    for n in [0, 1, 3] {
-        send(&device, &format!("c{n}"), json!({"do": "cancel", "of": format!("s{n}")}));
+    for (n, by) in [(0, "c0"), (1, "c1"), (3, "s3")] {
+        send(&device, by, json!({"do": "cancel", "of": format!("s{n}")}));
         answer(&device, &format!("s{n}"));
     }
     send(&device, "c9", json!({"do": "cancel", "of": "s1"}));

@@ -101,8 +101,14 @@ impl Keeper {
             }
             Verb::Stats => self.tell_stats(command),
             Verb::Diag => pieces(&diag::bundle(self).to_string()),
-            // At QoS 1 it may come twice: its frames are on their way.
-            _ if self.streams.answers(id) => return,
+            // At QoS 1 it may come twice: its frames are on their way. To whom uses its id for the end too, that is the answer.
+            _ if self.streams.answers(id) => {
+                let ends = command.stream.of.as_ref().is_some_and(|of| of.as_str() == id);
+                if ends {
+                    self.cancel_stream(id, command.app.as_ref());
+                }
+                return;
+            }
             _ => self.obey_once(id, command).into_iter().collect(),
         };
         for frame in frames {

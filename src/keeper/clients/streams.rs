@@ -166,7 +166,7 @@ impl Pipe {
                 self.begun = bytes.split_off(whole(&bytes));
                 (bytes, true)
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && !over => {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) && !over => {
                 self.begun = bytes;
                 (Vec::new(), true)
             }
@@ -235,19 +235,23 @@ impl Keeper {
             Verb::Exec => (Of::Exec(Box::new(self.run_program(id, scope, asked)?)), Some(asked.stream.timeout.unwrap_or(EXEC_TIME))),
             _ => (Of::Logs(self.begin_logs(scope, asked)?), asked.stream.follow),
         };
+        if let Some(program) = asked.stream.args.first() {
+            // Not its arguments: they may hold secrets.
+            log::info!("command {command} runs {program:?} in {app}");
+        }
         self.streams.list.push(Stream { id, command: command.to_owned(), app: app.clone(), n: 0, deadline: deadline.map(|t| now + t), of });
         Ok(())
     }
 
     fn may_begin(&self, verb: Verb) -> Result<(), Failure> {
         let refused = |message: String| Err(Failure { reason: Reason::Policy, message });
+        let word = if verb == Verb::Exec { "exec" } else { "logs" };
         let allowed = match &self.ctx.policy {
-            Err(why) => return refused(format!("{why}; until then it allows no {}", if verb == Verb::Exec { "exec" } else { "logs" })),
+            Err(why) => return refused(format!("{why}; until then it allows no `{word}`")),
             Ok(policy) if verb == Verb::Exec => policy.exec,
             Ok(policy) => policy.logs,
         };
         if !allowed {
-            let word = if verb == Verb::Exec { "exec" } else { "logs" };
             return refused(format!(
                 "the device's policy does not allow `{word}` over the network (\"{word}\": true in {})",
                 self.ctx.settings.policy
