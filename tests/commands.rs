@@ -9,6 +9,7 @@ use harness::{Device, Signal, Value, eventually, is_alive, json, manifest, numbe
 use std::process::Command;
 use std::time::Duration;
 use taken::Taken;
+use wherry::ipc::FromAgent;
 
 /// The session of the newest presence.
 fn session(device: &Device) -> String {
@@ -52,7 +53,7 @@ fn what_is_not_for_this_session_does_nothing_and_is_told_why() {
         ("part", json!({"do": "stop", "app": "web", "container": "db"}), "bad_value", "no container web/db"),
         ("mine", json!({"do": "stop", "app": "local"}), "policy", "local command line"),
         ("well", json!({"do": "retry", "app": "web"}), "bad_value", "it is running"),
-        ("stream", json!({"do": "logs", "app": "web"}), "unsupported", "streams"),
+        ("stream", json!({"do": "exec", "app": "web", "args": ["/bin/true"]}), "policy", "\"exec\": true"),
         ("another", json!({"id": "other", "do": "stop", "app": "web"}), "wrong_target", "on the topic of another"),
         ("word", json!({"do": "reboot"}), "malformed", "reboot"),
     ] {
@@ -197,6 +198,24 @@ fn answers_that_nobody_takes_are_not_heaped_up() {
     assert!(last["reason"] == "policy" && last["message"].as_str().unwrap().contains("wait to be sent"), "{last}");
     assert_eq!(device.agent(), agent, "it was not ended for what it could not take");
     assert_eq!(ask(&device, "later", json!({"do": "diag"}))["type"], "end");
+}
+
+#[test]
+fn an_agent_that_counts_answers_it_never_got_is_ended() {
+    let device = Device::new();
+    done(&device, "one", json!({"do": "prune"}));
+    for counts in [&[1000][..], &[u64::MAX], &[1, 0], &[2]] {
+        let agent = device.agent();
+        let before = device.said("presence").len();
+        let taken = Taken::over(agent);
+        let command = json!({"wherry": 1, "session": session(&device), "do": "watch"}).to_string();
+        assert!(taken.command("two", command.as_bytes()));
+        counts.iter().for_each(|count| assert!(taken.say(&FromAgent::Answers(*count))));
+        eventually("that agent is ended", || (!is_alive(agent)).then_some(()));
+        eventually("another is online", || (device.said("presence").len() > before).then_some(()));
+        device.online();
+    }
+    done(&device, "three", json!({"do": "prune"}));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Needs what `keeper.rs` needs, openssl and signify-openbsd.
 
 mod harness;
+#[path = "fleet/streams.rs"]
+mod streams;
 
 use harness::broker::free_port;
 use harness::device::Outcome;

@@ -424,6 +424,7 @@ fn messages_between_agent_and_keeper_keep_their_bytes() {
             FromAgent::Oversize { origin: origin.clone(), app: name("web"), bytes: 40_960 },
             FromAgent::Download { id: 3, transfer: Transfer::Failed("cannot download".into()) },
             FromAgent::Keyset { origin, payload: b"{}".to_vec() },
+            FromAgent::Answers(300),
         ],
     );
     let publish = |topic| Publication { topic, payload: b"{}".to_vec() };

@@ -760,3 +760,41 @@ fn a_keyset_counts_only_once_it_is_on_record() {
     stand.device.end(Signal::SIGINT);
     assert!(Command::new("umount").arg("-l").arg(&data).status().unwrap().success());
 }
+
+#[test]
+fn a_stream_needs_the_policy_and_a_signature_whose_scope_has_it() {
+    let mut stand = Stand::prepared(Tool::Signify);
+    stand.device.file("policy.json", r#"{"exec": true}"#);
+    stand.up();
+    let other = stand.signer("other");
+    stand.accepted(&stand.keyset(1, &[grant(&other, json!({"types": ["cmd"], "apps": ["other"]}))]), &[&stand.team]);
+    let deploys = stand.signer("deploys");
+    stand.accepted(
+        &stand.keyset(2, &[grant(&other, json!({"types": ["cmd"], "apps": ["other"]})), grant(&deploys, json!({"types": ["desired"]}))]),
+        &[&stand.team],
+    );
+    stand.runs(&stand.document("web", 1), &[&stand.team]);
+    for (n, (signer, reason)) in
+        [(None, "unsigned"), (Some(&other), "out_of_scope"), (Some(&deploys), "out_of_scope"), (Some(&stand.team), "")]
+            .into_iter()
+            .enumerate()
+    {
+        for more in [json!({"do": "exec", "args": ["/bin/echo", "ran"]}), json!({"do": "logs"})] {
+            let id = format!("{}{n}", more["do"].as_str().unwrap());
+            let head = json!({"wherry": 1, "id": id, "session": "1.1", "app": "web", "target": stand.target()});
+            let command = with(head, more).to_string();
+            let message = signer.map_or(command.clone(), |s| sealed("cmd", command.as_bytes(), &[s]).to_string());
+            stand.device.broker.publish(&stand.device.topic(&format!("in/cmd/{id}")), message.as_bytes(), false);
+            let frames = eventually("an answer", || {
+                let frames = stand.device.said(&format!("res/{id}"));
+                frames.last().is_some_and(|f| f["type"] != "data").then_some(frames)
+            });
+            let last = frames.last().unwrap();
+            match reason {
+                "" => assert_eq!(last["type"], "end", "{id}: {last}"),
+                reason => assert_eq!((frames.len(), &last["reason"]), (1, &json!(reason)), "{id}: {last}"),
+            }
+        }
+    }
+    assert_eq!(stand.device.said("res/exec3")[0]["data"], "ran\n");
+}

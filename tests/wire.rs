@@ -3,11 +3,12 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+use std::time::Duration;
 use wherry::ipc::{DeviceSample, StatsRow};
 use wherry::manifest::{self, Body, Target, Whom};
 use wherry::protocol::{
-    Ack, Answer, Command, ContainerState, Detail, Entries, Get, KeysetAck, Presence, Previous, Reason, Reported, Sha256, State, Stats,
-    Verb, encode, parse_command, stats,
+    Ack, Answer, Command, ContainerState, Detail, Entries, Get, KeysetAck, LastExit, Output, Presence, Previous, Reason, Reported, Sha256,
+    State, Stats, StreamArgs, Verb, encode, parse_command, stats,
 };
 use wherry::stats::{Psi, Sample};
 use wherry::trust::{self, Envelope, Grant, KeysetDocument, Kind, PublicKey};
@@ -166,14 +167,30 @@ fn statistics_with_pressure_and_missing_figures_are_written_as_the_contract_says
 fn a_command_is_read_and_its_answers_are_written_as_the_contract_says() {
     let command = parse_command(golden("command").as_bytes()).unwrap();
     let (app, container) = ("web".parse().ok(), "nginx".parse().ok());
-    assert_eq!(command, Command { id: None, session: (12, 3), verb: Verb::Restart, app, container, target: None });
+    assert_eq!(
+        command,
+        Command { id: None, session: (12, 3), verb: Verb::Restart, app, container, target: None, stream: StreamArgs::default() }
+    );
     assert_eq!(command.encode(), golden("command").trim_end().as_bytes());
     let signed = parse_command(golden("command_signed").as_bytes()).unwrap();
     let (id, app) = ("7f3".parse().ok(), "web".parse().ok());
-    assert_eq!(signed, Command { id, session: (12, 3), verb: Verb::Retry, app, container: None, target: Some(target()) });
+    assert_eq!(
+        signed,
+        Command { id, session: (12, 3), verb: Verb::Retry, app, container: None, target: Some(target()), stream: StreamArgs::default() }
+    );
     assert_eq!(signed.encode(), golden("command_signed").trim_end().as_bytes());
+    let exec = parse_command(golden("command_exec").as_bytes()).unwrap();
+    assert_eq!((exec.stream.args.join(" "), exec.stream.timeout), ("nginx -t".into(), Some(Duration::from_secs(10))));
+    assert_eq!(exec.encode(), golden("command_exec").trim_end().as_bytes());
     assert_eq!(check::<Answer>("answer_data"), Answer::data(0, "line\n".into()));
     assert_eq!(check::<Answer>("answer_end"), Answer::end(1));
+    for (name, answer) in [
+        ("answer_logs", Answer { container: "nginx".parse().ok(), lost: Some(4096), ..Answer::output(2, b"line\n".to_vec()) }),
+        ("answer_exec", Answer { stream: Some(Output::Stderr), ..Answer::output(3, vec![0xff, b'\n']) }),
+        ("answer_exec_end", Answer { exit: Some(LastExit::Code(2)), ..Answer::end(4) }),
+    ] {
+        assert_eq!(check::<Answer>(name), answer, "{name}");
+    }
     let message = "the command is for session 12.3, this is 12.4".to_owned();
     assert_eq!(check::<Answer>("answer_error"), Answer::error(0, Reason::StaleSession, message));
 }

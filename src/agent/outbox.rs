@@ -114,6 +114,7 @@ pub struct Outbox {
     in_flight: heapless::Vec<u16, WINDOW>,
     last_pkid: u16,
     dropped: u64,
+    answers: u64,
     /// Bytes of the largest packet that this broker takes, where that is known to be less than [`MAX_PACKET`].
     most: Option<usize>,
 }
@@ -129,18 +130,23 @@ impl Outbox {
 
     /// Takes a message, and lets others give way for it.
     pub fn push(&mut self, key: Topic, route: Route, worth: Worth, payload: Vec<u8>) -> Result<(), Refused> {
+        let is_answer = matches!(key, Topic::Res(_));
+        self.try_push(key, route, worth, payload).inspect_err(|_| {
+            self.dropped += 1;
+            self.answers += u64::from(is_answer);
+        })
+    }
+
+    fn try_push(&mut self, key: Topic, route: Route, worth: Worth, payload: Vec<u8>) -> Result<(), Refused> {
         let size = packet_size(&route, payload.len());
         if size > self.most.unwrap_or(MAX_PACKET) {
-            self.dropped += 1;
             return Err(Refused::TooLarge(size));
         }
         if worth == Worth::Latest {
             self.remove_where(|i| i.key == key && !i.sent);
         }
         let item = Item { key, route, worth, payload, pkid: None, sent: false, dup: false };
-        let room = self.make_room(worth, item.bytes());
-        if !room {
-            self.dropped += 1;
+        if !self.make_room(worth, item.bytes()) {
             return Err(Refused::Full);
         }
         self.bytes += item.bytes();
@@ -210,6 +216,11 @@ impl Outbox {
         self.dropped
     }
 
+    /// Answers to commands that wait no more, however that came.
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+
     /// Whether there is room now. If all that may give way is not enough, nothing does.
     fn make_room(&mut self, worth: Worth, bytes: usize) -> bool {
         let movable = || self.items.iter().filter(|i| i.gives_way_to(worth));
@@ -257,6 +268,7 @@ impl Outbox {
     fn remove(&mut self, index: usize) -> Option<Item> {
         let item = self.items.remove(index)?;
         self.bytes -= item.bytes();
+        self.answers += u64::from(matches!(item.key, Topic::Res(_)));
         Some(item)
     }
 }
@@ -404,6 +416,28 @@ mod tests {
         assert_eq!(left[1], b"terminal 146", "the oldest terminal states went last");
         assert_eq!(push(&mut outbox, Topic::Stats, Worth::Disposable, b"s"), Err(Refused::Full));
         assert_eq!(outbox.dropped(), 401);
+    }
+
+    #[test]
+    fn answers_are_counted_however_they_leave() {
+        let mut outbox = Outbox::default();
+        let answer = |outbox: &mut Outbox, size: usize| push(outbox, Topic::Res("1".into()), Worth::Answer, &vec![b'x'; size]);
+        for size in [10, 10, 30 * 1024] {
+            answer(&mut outbox, size).unwrap();
+        }
+        assert!(matches!(answer(&mut outbox, MAX_PACKET), Err(Refused::TooLarge(_))));
+        assert_eq!(outbox.answers(), 1, "one was never taken");
+        ack("a", Worth::Step)(&mut outbox);
+        drain(&mut outbox);
+        assert_eq!(outbox.answers(), 1, "what is in flight is not gone");
+        for pkid in [1, 4, 1] {
+            outbox.acknowledged(pkid);
+        }
+        assert_eq!(outbox.answers(), 2, "one is acknowledged");
+        outbox.reconnected(true);
+        assert_eq!(outbox.answers(), 2, "and goes out again");
+        outbox.limit(20 * 1024);
+        assert_eq!((outbox.answers(), outbox.len()), (3, 1), "this broker takes none so large");
     }
 
     #[test]

@@ -106,6 +106,8 @@ struct Session {
     outbox: Outbox,
     link: Link,
     reported: Link,
+    /// Answers that keeper knows to be gone.
+    answers: u64,
     report_at: Instant,
     backoff: Backoff,
     /// How long the last connection was online.
@@ -127,6 +129,7 @@ pub async fn run(conn: Conn, terminate: Terminate, settings: AgentSettings, mut 
         outbox: Outbox::default(),
         link: Link { conn: settings.conn, ..Link::default() },
         reported: Link::default(),
+        answers: 0,
         report_at: Instant::now(),
         backoff: Backoff::default(),
         lasted: Duration::ZERO,
@@ -278,6 +281,7 @@ impl Session {
 
     async fn turn(&mut self, line: &mut Line, limit: &mut Limit) -> Result<(), Break> {
         self.pump(line)?;
+        self.tell_answers();
         let (report_at, wake) = (self.report_due(), line.wake());
         tokio::select! {
             frame = line.wire.turn() => match frame.map_err(closed)? {
@@ -473,6 +477,7 @@ impl Session {
     }
 
     fn enqueue(&mut self, publication: Publication) {
+        // Keeper takes answers from topics that were read as ids, and no other.
         let Some(route) = self.topics.route(&publication.topic) else {
             return log::error!("cannot publish: {:?} is not a topic name", publication.topic);
         };
@@ -540,7 +545,15 @@ impl Session {
     /// When the next link report is due: never while nothing has changed.
     fn report_due(&mut self) -> Option<Instant> {
         self.refresh();
-        (self.link != self.reported).then_some(self.report_at)
+        (self.link != self.reported || self.answers != self.outbox.answers()).then_some(self.report_at)
+    }
+
+    /// Keeper sends the next frames of a stream only when those before are gone.
+    fn tell_answers(&mut self) {
+        let gone = self.outbox.answers();
+        if gone != self.answers && self.keeper.try_send(&FromAgent::Answers(gone)).is_ok() {
+            self.answers = gone;
+        }
     }
 
     /// Tells keeper how the link is. A full socket means that keeper is behind; the next report says it all again.
@@ -550,6 +563,7 @@ impl Session {
         if self.keeper.try_send(&FromAgent::Link(self.link.clone())).is_ok() {
             self.reported = self.link.clone();
         }
+        self.tell_answers();
     }
 }
 

@@ -13,7 +13,7 @@ use crate::manifest::shape::{Field, Kind, View};
 pub const MAX_POLICY: usize = 16 * 1024;
 
 /// The checked policy. [`Policy::default`] is what holds without a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// A container may be in the device's network namespace.
     pub host_network: bool,
@@ -25,6 +25,16 @@ pub struct Policy {
     pub memory: Option<u64>,
     /// Each container must have a memory limit.
     pub memory_required: bool,
+    /// Commands from the network may run programs in containers.
+    pub exec: bool,
+    /// Commands from the network may read the output of containers.
+    pub logs: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { host_network: false, unconfined: false, capabilities: None, memory: None, memory_required: false, exec: false, logs: true }
+    }
 }
 
 impl Policy {
@@ -34,7 +44,7 @@ impl Policy {
     }
 }
 
-static POLICY: [Field; 5] = [
+static POLICY: [Field; 7] = [
     Field::default("host_network", Kind::Bool, "false", "A container may be in the device's own network."),
     Field::default("unconfined", Kind::Bool, "false", "A container may be without the system call filter, or without no_new_privileges."),
     Field::optional(
@@ -48,6 +58,8 @@ static POLICY: [Field; 5] = [
         "What the memory limits of all apps may add up to; three quarters of the device's memory if absent.",
     ),
     Field::default("memory_required", Kind::Bool, "false", "Each container must have a memory limit."),
+    Field::default("exec", Kind::Bool, "false", "Commands may run programs in containers (`exec`)."),
+    Field::default("logs", Kind::Bool, "true", "Commands may read what containers print (`logs`)."),
 ];
 
 static DOCUMENT: Document<Policy> = Document { max: MAX_POLICY, fields: &POLICY, first: |_| None, convert: policy, secret: None };
@@ -76,6 +88,8 @@ fn policy<'a>(view: View<'a>, _: &'a Node<'a>, _: &mut Vec<Found>) -> Option<Pol
             Some(_) => Some(view.size("memory")?),
         },
         memory_required: view.flag("memory_required"),
+        exec: view.flag("exec"),
+        logs: view.flag("logs"),
     })
 }
 
@@ -93,6 +107,7 @@ mod tests {
     fn an_empty_policy_is_the_one_without_a_file() {
         assert_eq!(parse(b"{}").unwrap(), Policy::default());
         assert_eq!(Policy::default().memory_of(128 << 20), 96 << 20);
+        assert_eq!((Policy::default().exec, Policy::default().logs), (false, true));
     }
 
     #[test]
@@ -118,6 +133,7 @@ mod tests {
             (r#"{"capabilities": "ALL"}"#, "capabilities", Reason::BadValue),
             (r#"{"memory": "1K"}"#, "memory", Reason::BadValue),
             (r#"{"memory": -1}"#, "memory", Reason::BadValue),
+            (r#"{"exec": "sh"}"#, "exec", Reason::BadValue),
             (r#"{"unconfined": false, "unconfined": true}"#, "unconfined", Reason::Malformed),
             ("[]", "", Reason::BadValue),
             ("{", "", Reason::Malformed),

@@ -21,6 +21,7 @@ mod session;
 mod settings;
 mod sign;
 mod status;
+mod stream;
 mod toml;
 mod topics;
 mod tree;

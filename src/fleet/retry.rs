@@ -12,7 +12,7 @@ use crate::cli::client::code;
 use crate::cli::print;
 use crate::exit::{Code, Error, visible};
 use crate::manifest::{Id, Target, Whom};
-use crate::protocol::{Answer, AnswerKind, Command, Verb};
+use crate::protocol::{Answer, AnswerKind, Command, StreamArgs, Verb};
 use crate::trust::Kind;
 use serde_json::json;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub fn retry(call: &Call) -> Result<u8, Error> {
             return Err(Error::new(Code::Unavailable, format!("{what}: it is not online")));
         };
         let (id, verb, target) = (command.parse().ok(), Verb::Retry, Some(target));
-        let payload = Command { id, session: now, verb, app: Some(app), container: None, target }.encode();
+        let payload = Command { id, session: now, verb, app: Some(app), container: None, target, stream: StreamArgs::default() }.encode();
         let payload = seal(Kind::Cmd, &payload, &keys)?;
         session.link.publish(topics::command(&settings.root, &device, &command), payload, false);
         session.link.flush().await?;

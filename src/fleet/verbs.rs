@@ -1,7 +1,7 @@
 //! The table of commands. The parser and the help read this one.
 
 use super::args::Call;
-use super::{compose, diff, publish, retry, serve, sign, status, watch};
+use super::{compose, diff, publish, retry, serve, sign, status, stream, watch};
 use crate::cli::verbs::{Opt, flag, value};
 use crate::exit::Error;
 
@@ -153,6 +153,50 @@ What comes of it shows in `wherryctl watch`. Applying the file again, with its n
         min: 1,
         max: 1,
         run: retry::retry,
+    },
+    Verb {
+        name: "logs",
+        synopsis: "[-f] [-n LINES] DEVICE APP[/CONTAINER]",
+        line: "show what containers on a device have printed",
+        text: "\
+Of an app with several containers, all of them, as it came. Bytes that the device has no more are counted on standard error.
+With --json, one frame of the answer in each line. Interrupted, it ends at the device too.",
+        options: &[
+            flag(Some('f'), "follow", "go on with what comes"),
+            value(None, "for", "TIME", "follow for so long (default, and most: 10m)"),
+            value(Some('n'), "tail", "LINES", "at most so many of the last lines of each container, or all"),
+            KEY,
+        ],
+        examples: &[
+            ("wherryctl logs -n 50 router-17 web/nginx", "the last lines"),
+            ("wherryctl logs -f router-17 web", "all containers of the app, as it comes"),
+        ],
+        min: 2,
+        max: 2,
+        run: stream::logs,
+    },
+    Verb {
+        name: "exec",
+        synopsis: "[-e NAME=VALUE] [-u USER] DEVICE APP[/CONTAINER] -- PROGRAM [ARG...]",
+        line: "run a program in a container on a device",
+        text: "\
+Only where the device's policy has \"exec\": true. Without input and without a terminal; what it prints to standard output and
+standard error goes there, as fast as the broker takes it. It is killed with all that it started when its time is over, when
+this command is interrupted, or when the device loses its broker. Ends as the program does: with its code, or 128 and the
+number of the signal; 125 if it was not run, 126 if it cannot be, 127 if it is not there.",
+        options: &[
+            value(Some('e'), "env", "NAME=VALUE", "a variable for it; may be given several times"),
+            value(Some('u'), "user", "USER[:GROUP]", "run it as this user (default: the container's)"),
+            value(None, "timeout", "TIME", "how long it may take (default: 30s, most: 10m)"),
+            KEY,
+        ],
+        examples: &[
+            ("wherryctl exec router-17 web -- nginx -t", "is its configuration right?"),
+            ("wherryctl exec --timeout 5m router-17 web/nginx -- sh -c 'du -s /*'", "a shell's line"),
+        ],
+        min: 3,
+        max: 258,
+        run: stream::exec,
     },
     Verb {
         name: "serve",

@@ -69,6 +69,8 @@ pub enum FromAgent {
         /// The payload.
         payload: Vec<u8>,
     },
+    /// So many publications on [`Topic::Res`] wait no more, counted since the agent started: the broker has them, or they were given up.
+    Answers(u64),
 }
 
 /// Keeper to agent.

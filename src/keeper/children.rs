@@ -2,10 +2,11 @@
 
 use crate::config::{self, Tls};
 use crate::ipc;
-use crate::ipc::{AgentSettings, Conn, FetchSettings, FromAgent, Happening, Link, LinkState, Proxy, ToAgent, What, encode};
+use crate::ipc::{AgentSettings, Conn, FetchSettings, FromAgent, Happening, Link, LinkState, Proxy, ToAgent, Topic, What, encode};
 use crate::keeper::Keeper;
 use crate::keeper::context::Context;
 use crate::keeper::poll::{Source, Token};
+use crate::protocol::Reason;
 use crate::sys::fd::set_nonblocking;
 use crate::sys::process::Child;
 use crate::sys::signal::pidfd_send;
@@ -43,6 +44,8 @@ pub struct Agent {
     pub due: Option<Duration>,
     /// What it said last of its link.
     pub link: Link,
+    /// Answers to commands that it was given, and those of them that are gone.
+    answers: (u64, u64),
 }
 
 struct Running {
@@ -69,6 +72,20 @@ impl Agent {
     /// Frames and their bytes.
     fn waiting(&self) -> (usize, usize) {
         (self.queue.len(), self.queue.iter().map(|(frame, _)| frame.len()).sum())
+    }
+
+    /// Answers to commands that wait for the broker.
+    pub fn unanswered(&self) -> u64 {
+        self.answers.0 - self.answers.1
+    }
+
+    /// So many are gone by now. An agent that says what cannot be is ended.
+    pub fn answered(&mut self, gone: u64) {
+        if gone > self.answers.0 || gone < self.answers.1 {
+            log::error!("the agent says that {gone} answers are gone, it was given {}: it is ended", self.answers.0);
+            return self.kill();
+        }
+        self.answers.1 = gone;
     }
 
     /// Its process id.
@@ -114,6 +131,7 @@ impl Agent {
         ctx.happened(Happening::new(What::Agent, format!("pid {} ended", running.child.pid)));
         ctx.reap_later(running.child);
         self.queue.clear();
+        self.answers = (0, 0);
         self.link = Link { state: LinkState::Down, conn: self.link.conn, error: self.link.error.take(), ..Link::default() };
         self.again(now);
     }
@@ -146,7 +164,10 @@ impl Agent {
             return;
         }
         match encode(message) {
-            Ok(frame) => self.queue.push_back((frame, fd)),
+            Ok(frame) => {
+                self.answers.0 += u64::from(matches!(message, ToAgent::Publish(p) if matches!(p.topic, Topic::Res(_))));
+                self.queue.push_back((frame, fd));
+            }
             Err(e) => log::error!("cannot send to the agent: {e}"),
         }
         self.flush(ctx);
@@ -293,6 +314,7 @@ impl Keeper {
         let now = self.now();
         self.agent.on_exit(&mut self.ctx, now);
         self.lose_downloads();
+        self.end_streams(Reason::Connectivity, "the device's link to the broker was lost");
     }
 }
 

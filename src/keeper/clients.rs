@@ -1,13 +1,17 @@
 //! Connections of the command line: one request at a time each, answered by events, never waited for.
 
+mod exec;
 mod orphans;
 mod output;
+mod streams;
 
-pub use orphans::{Orphan, kill_session};
+pub use exec::Exec;
+pub use orphans::{Orphan, end_recorded, kill_session};
+pub use streams::Streams;
 
 use crate::container::console::{Frame, MAX_DATA};
 use crate::image::Digest;
-use crate::ipc::{Ack, Conn, Copying, ExecArgs, ExecJob, Failure, FromLaunch, Happening, Origin, Reply, Request, Scope, ToLaunch, encode};
+use crate::ipc::{Ack, Conn, Failure, Happening, Origin, Reply, Request, Scope, encode};
 use crate::keeper::Keeper;
 use crate::keeper::containers::Live;
 use crate::keeper::deploy::boundary;
@@ -18,9 +22,7 @@ use crate::keeper::requests::{self, Asker};
 use crate::keeper::{desired, diag, report};
 use crate::manifest::Name;
 use crate::protocol::{ContainerState, Reason};
-use crate::sys::process::{self, Child, Ended};
-use crate::sys::signal::pidfd_send;
-use nix::libc;
+use crate::sys::process::Ended;
 use output::{Attached, Reading};
 use std::collections::VecDeque;
 use std::io;
@@ -71,32 +73,19 @@ enum Op {
     Exec(Box<Exec>),
 }
 
-struct Exec {
-    conn: Option<(Conn, Token)>,
-    launcher: Option<(Child, Token)>,
-    process: Option<(i32, OwnedFd, Token)>,
-    failure: Option<Failure>,
-    /// It runs on without its client.
-    detach: bool,
-    /// The container's control group.
-    group: String,
-}
-
 impl Client {
-    /// Its launch may have a child that it has not named yet.
-    pub fn is_cloning(&self) -> bool {
-        matches!(&self.op, Op::Exec(exec) if exec.conn.is_some() && exec.process.is_none())
-    }
-
-    /// Processes made for it that are ours to wait for.
-    pub fn processes(&self) -> impl Iterator<Item = i32> {
-        let exec = match &self.op {
+    /// What it runs in a container.
+    pub fn exec(&self) -> Option<&Exec> {
+        match &self.op {
             Op::Exec(exec) => Some(exec),
             _ => None,
-        };
-        let launcher = exec.and_then(|e| e.launcher.as_ref()).map(|(child, _)| child.pid);
-        launcher.into_iter().chain(exec.and_then(|e| e.process.as_ref()).map(|(pid, _, _)| *pid))
+        }
     }
+}
+
+fn no_such(scope: &Scope) -> Failure {
+    let what = scope.container.as_ref().map_or_else(|| format!("app {}", scope.app), |c| format!("container {}/{c}", scope.app));
+    Failure { reason: Reason::BadValue, message: format!("there is no {what} (see `wherry ls`)") }
 }
 
 impl Keeper {
@@ -170,19 +159,6 @@ impl Keeper {
             Op::Attach(attached) => self.detached(&attached),
             _ => {}
         }
-    }
-
-    /// It is over, or its client is gone.
-    fn drop_exec(&mut self, mut exec: Exec) {
-        self.ctx.strays |= exec.launcher.is_some() && exec.process.is_none();
-        if let Some((conn, token)) = exec.conn.take() {
-            self.ctx.poll.remove(&conn, token);
-        }
-        if let Some((child, token)) = exec.launcher.take() {
-            self.ctx.poll.remove(&child.pidfd, token);
-            self.ctx.discard(child);
-        }
-        self.leave_exec(exec);
     }
 
     fn reply(&mut self, id: u64, reply: &Reply) {
@@ -335,8 +311,8 @@ impl Keeper {
     }
 
     fn no_such(&mut self, id: u64, app: &Name, container: Option<&Name>) {
-        let what = container.map_or_else(|| format!("app {app}"), |c| format!("container {app}/{c}"));
-        self.refuse(id, Reason::BadValue, format!("there is no {what} (see `wherry ls`)"));
+        let failure = no_such(&Scope { app: app.clone(), container: container.cloned() });
+        self.reply(id, &Reply::Error(failure));
     }
 
     fn apply(&mut self, id: u64, payload: &[u8]) {
@@ -516,152 +492,6 @@ impl Keeper {
                 return self.reply(id, &Reply::Done);
             }
         }
-    }
-
-    // ---- exec ----
-
-    /// As the container's root, whoever its program runs as.
-    fn copy(&mut self, id: u64, scope: Scope, what: Copying, fds: Vec<OwnedFd>) {
-        let (argv, workdir) = (vec!["wherry".into()], Some("/".into()));
-        let args = ExecArgs { scope, argv, env: Vec::new(), user: Some("0:0".into()), workdir, terminal: None, detach: false };
-        self.exec(id, args, Some(what), fds);
-    }
-
-    fn exec(&mut self, id: u64, args: ExecArgs, copy: Option<Copying>, fds: Vec<OwnedFd>) {
-        let scope = args.scope.clone();
-        let live = self.in_scope(&scope);
-        let job = match live.as_slice() {
-            [] => return self.no_such(id, &scope.app, scope.container.as_ref()),
-            [one] => one.pid().map(|pid| (pid, one.ready.spec.clone(), one.group_path().to_owned())),
-            several => {
-                let names: Vec<&str> = several.iter().map(|l| l.key.container.as_str()).collect();
-                let message = format!("app {} has several containers, name one: {}", scope.app, names.join(", "));
-                return self.refuse(id, Reason::BadValue, message);
-            }
-        };
-        let Some((pid, spec, group)) = job else {
-            let doing = if copy.is_some() { "copy from or to" } else { "run a program in" };
-            return self.refuse(id, Reason::Launch, format!("cannot {doing} {}: it is not running", scope.app));
-        };
-        if fds.len() != 3 && args.terminal.is_none() {
-            return self.refuse(id, Reason::Internal, "exec needs three descriptors");
-        }
-        let job = ExecJob { pid, spec, layout: self.ctx.layout.clone(), group, args };
-        match self.try_exec(id, job, copy, &fds) {
-            Ok(exec) => self.set_op(id, Op::Exec(Box::new(exec))),
-            Err(e) => self.refuse(id, Reason::Launch, format!("cannot run a program in {}: {e}", scope.app)),
-        }
-    }
-
-    fn try_exec(&mut self, id: u64, job: ExecJob, copy: Option<Copying>, fds: &[OwnedFd]) -> io::Result<Exec> {
-        let (conn, theirs) = Conn::pair()?;
-        let (detach, group) = (job.args.detach, job.group.clone());
-        let stdio: Vec<BorrowedFd<'_>> = if job.args.terminal.is_some() { Vec::new() } else { fds.iter().map(AsFd::as_fd).collect() };
-        let job = Box::new(job);
-        let message = match copy {
-            None => ToLaunch::Exec(job),
-            Some(what) => ToLaunch::Copy { job, what },
-        };
-        conn.send_with(&message, &stdio)?;
-        crate::sys::fd::set_nonblocking(conn.as_fd())?;
-        let child = self.ctx.spawn("launch", &[theirs.as_fd()])?;
-        let exit = self.ctx.poll.add(&child.pidfd, Source::ExecLaunchExit(id))?;
-        let token = self.ctx.poll.add(&conn, Source::Exec(id))?;
-        Ok(Exec { conn: Some((conn, token)), launcher: Some((child, exit)), process: None, failure: None, detach, group })
-    }
-
-    fn exec_of(&mut self, id: u64) -> Option<&mut Exec> {
-        match &mut self.client(id)?.op {
-            Op::Exec(exec) => Some(exec),
-            _ => None,
-        }
-    }
-
-    /// The socket of an exec has something.
-    pub fn on_exec(&mut self, id: u64) {
-        loop {
-            let Some((conn, _)) = self.exec_of(id).and_then(|e| e.conn.as_ref()) else { return };
-            match conn.recv_with::<FromLaunch>() {
-                Ok(Some((FromLaunch::Cloned { pid, .. }, fds))) => self.on_exec_cloned(id, pid, fds),
-                Ok(Some((FromLaunch::Failed(f), _))) => {
-                    if let Some(exec) = self.exec_of(id) {
-                        exec.failure = Some(f);
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(None) | Err(_) => return self.on_exec_end(id),
-            }
-        }
-    }
-
-    fn on_exec_cloned(&mut self, id: u64, pid: i32, mut fds: Vec<OwnedFd>) {
-        if fds.is_empty() {
-            return;
-        }
-        let pidfd = fds.remove(0);
-        let Ok(token) = self.ctx.poll.add(&pidfd, Source::ExecExit(id)) else { return };
-        let Some(exec) = self.exec_of(id) else { return };
-        exec.process = Some((pid, pidfd, token));
-        if let Some((conn, _)) = &exec.conn {
-            // A peer that is gone shows as end of file next.
-            let _ = conn.send(&ToLaunch::Go);
-        }
-        if !fds.is_empty() {
-            self.reply_with(id, &Reply::Terminal, fds);
-        }
-    }
-
-    fn on_exec_end(&mut self, id: u64) {
-        let Some(exec) = self.exec_of(id) else { return };
-        let conn = exec.conn.take();
-        let (orphan, detach) = (exec.process.is_none(), exec.detach);
-        let failure = exec.failure.clone();
-        if let Some((conn, token)) = conn {
-            self.ctx.poll.remove(&conn, token);
-        }
-        if orphan {
-            self.ctx.strays = true;
-            let f = failure.unwrap_or_else(|| Failure { reason: Reason::Launch, message: "launch ended without a word".into() });
-            self.end_exec(id, &Reply::Error(f));
-        } else if detach && failure.is_none() {
-            self.end_exec(id, &Reply::Done);
-        }
-    }
-
-    /// The launch process of an exec ended.
-    pub fn on_exec_launcher_exit(&mut self, id: u64) {
-        if let Some((child, token)) = self.exec_of(id).and_then(|e| e.launcher.take()) {
-            self.ctx.poll.remove(&child.pidfd, token);
-            self.ctx.reap_later(child);
-        }
-        // What it said last is still in the socket. A clone that it did not come to name holds the other end too, and waits for us.
-        self.on_exec(id);
-        if self.client(id).is_some_and(|c| c.is_cloning()) {
-            self.on_exec_end(id);
-        }
-    }
-
-    /// The exec'd program ended.
-    pub fn on_exec_exit(&mut self, id: u64) {
-        self.on_exec(id);
-        let Some(exec) = self.exec_of(id) else { return };
-        let Some((pid, pidfd, token)) = exec.process.take() else { return };
-        let failure = exec.failure.clone();
-        self.ctx.poll.remove(&pidfd, token);
-        let ended = process::try_reap(pid).ok().flatten().unwrap_or(Ended::Code(255));
-        self.end_exec(id, &failure.map_or(Reply::Exited(ended), Reply::Error));
-    }
-
-    fn end_exec(&mut self, id: u64, reply: &Reply) {
-        if let Some(client) = self.client(id)
-            && let Op::Exec(exec) = std::mem::take(&mut client.op)
-        {
-            if let Some((child, _)) = &exec.launcher {
-                let _ = pidfd_send(&child.pidfd, libc::SIGKILL);
-            }
-            self.drop_exec(*exec);
-        }
-        self.reply(id, reply);
     }
 }
 

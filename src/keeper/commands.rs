@@ -101,32 +101,41 @@ impl Keeper {
             }
             Verb::Stats => self.tell_stats(command),
             Verb::Diag => pieces(&diag::bundle(self).to_string()),
-            Verb::Logs | Verb::Exec => {
-                let message = "this release has no streams over MQTT; use the local command line";
-                vec![Answer::error(0, Reason::Unsupported, message.to_owned())]
+            // At QoS 1 it may come twice: its frames are on their way. To whom uses its id for the end too, that is the answer.
+            _ if self.streams.answers(id) => {
+                let ends = command.stream.of.as_ref().is_some_and(|of| of.as_str() == id);
+                if ends {
+                    self.cancel_stream(id, command.app.as_ref());
+                }
+                return;
             }
-            _ => vec![self.obey_once(id, command)],
+            _ => self.obey_once(id, command).into_iter().collect(),
         };
         for frame in frames {
             self.publish(Topic::Res(id.to_owned()), encode(&frame));
         }
     }
 
-    fn obey_once(&mut self, id: &str, command: &Command) -> Answer {
+    /// What there is to say; a stream that begins answers by itself.
+    fn obey_once(&mut self, id: &str, command: &Command) -> Option<Answer> {
         match self.obeyed.look(command.session, id) {
-            Known::Answered(answer) => answer,
-            Known::Refused(reason, message) => Answer::error(0, reason, message.to_owned()),
+            Known::Answered(answer) => Some(answer),
+            Known::Refused(reason, message) => Some(Answer::error(0, reason, message.to_owned())),
             Known::New => {
                 // Taken first: whatever becomes of it, this id counts no more. A keeper after a panic knows none, and begins with a newer session.
                 self.obeyed.take(id);
-                let answer = self.act(command).map_or_else(|f| Answer::error(0, f.reason, f.message), |()| Answer::end(0));
+                let answer = match self.act(id, command) {
+                    Ok(()) if self.streams.answers(id) => return None,
+                    Ok(()) => Answer::end(0),
+                    Err(f) => Answer::error(0, f.reason, f.message),
+                };
                 self.obeyed.answered(id, &answer);
-                answer
+                Some(answer)
             }
         }
     }
 
-    fn act(&mut self, command: &Command) -> Result<(), Failure> {
+    fn act(&mut self, id: &str, command: &Command) -> Result<(), Failure> {
         match (command.verb, &command.app) {
             (Verb::Start, Some(app)) => self.by_command(app, command, Hand::Start),
             (Verb::Stop, Some(app)) => self.by_command(app, command, Hand::Stop),
@@ -142,6 +151,14 @@ impl Keeper {
                 self.stats_due = now;
                 Ok(())
             }
+            (Verb::Logs | Verb::Exec, Some(app)) => {
+                self.of_the_fleet(app)?;
+                self.begin_stream(id, command, app)
+            }
+            (Verb::Cancel, _) => match &command.stream.of {
+                Some(of) if self.cancel_stream(of.as_str(), command.app.as_ref()) => Ok(()),
+                _ => Err(failure(Reason::BadValue, "no stream of this id runs".into())),
+            },
             _ => Err(failure(Reason::BadValue, "the command names no app".into())),
         }
     }

@@ -10,7 +10,7 @@
 //! | `accept` `hold` | which documents are taken, and what is answered; which wait, and when they go on |
 //! | `record` `work` | pure decisions: what happens to the desired state on record, and which work follows for an app |
 //! | `deploy` `order` | that work: from a document to running containers; who starts when |
-//! | `clients` `children` `stages` | the command line's connections; the agent; images on their way in, and cleaning |
+//! | `clients` `children` `stages` | the command line's connections, streams to the network; the agent; images on their way in, and cleaning |
 //! | `containers` `checks` `syslog` | one live container; its health checks; its output to the device's log |
 //! | `store` `unsaved` `runtime` `adopt` | state on flash, and while it cannot be written; records on tmpfs; taking over after a crash |
 //! | `report` `wire` `diag` | rows for people, payloads for the broker, the support bundle |
@@ -60,7 +60,7 @@ pub use start::main;
 use crate::ipc::{FromAgent, Happening, LinkState, Origin, What};
 use crate::keeper::admit::Refused;
 use crate::keeper::children::Agent;
-use crate::keeper::clients::{Client, Orphan};
+use crate::keeper::clients::{Client, Exec, Orphan, Streams};
 use crate::keeper::commands::Obeyed;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
@@ -73,6 +73,7 @@ use crate::keeper::store::{Desired, Store};
 use crate::keeper::trusted::Trusted;
 use crate::keeper::unsaved::Unsaved;
 use crate::manifest::{Id, Name};
+use crate::protocol::Reason;
 use crate::trust::Kind;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -110,6 +111,8 @@ pub struct Keeper {
     uncollected: bool,
     agent: Agent,
     clients: Vec<Client>,
+    /// Output on its way to the network.
+    streams: Streams,
     next_client: u64,
     listener: OwnedFd,
     signals: SignalFd,
@@ -201,7 +204,10 @@ impl Keeper {
             self.on_time();
             self.mind_output(self.now());
             self.pump_all_events();
+            self.pump_streams(self.now());
             if self.upgrade {
+                // What they run has lost its reader then.
+                self.end_streams(Reason::Connectivity, "keeper starts anew");
                 return Ok(End::Upgrade);
             }
             if let Some(leaving) = &self.leaving
@@ -231,6 +237,8 @@ impl Keeper {
             Source::ExecLaunchExit(id) => self.on_exec_launcher_exit(id),
             Source::ExecExit(id) => self.on_exec_exit(id),
             Source::Orphan(pid) => self.on_orphan_exit(pid),
+            // It is read at the end of the turn, if the broker takes more.
+            Source::Stream(_) => {}
             Source::Check(key) => self.with(&key, |l, ctx, now| l.on_check(ctx, now)),
             Source::CheckLaunchExit(key) => self.with(&key, |l, ctx, now| l.on_check_launcher_exit(ctx, now)),
             Source::CheckExit(key) => self.with(&key, |l, ctx, now| l.on_check_exit(ctx, now)),
@@ -260,6 +268,7 @@ impl Keeper {
             self.report_due.or_else(|| self.ctx.dirty.then(|| self.now() + REPORT_DELAY)),
             self.agent.due.filter(|_| self.leaving.is_none()),
             self.stages.iter().map(|s| s.deadline).min(),
+            self.streams.due(),
             self.unsaved.as_ref().map(|u| u.retry),
             self.window_due.filter(|_| self.leaving.is_none()),
             self.leaving.as_ref().map(|l| if self.now() < l.goodbye { l.goodbye } else { l.deadline }),
@@ -284,6 +293,7 @@ impl Keeper {
         }
         self.kill_late_stages(now);
         self.end_orphans(now);
+        self.tick_streams(now);
         self.save_if_due(now);
         if self.leaving.is_none() {
             self.open_windows(now);
@@ -327,7 +337,12 @@ impl Keeper {
 
     /// Some launch may have a child that it has not named yet.
     fn is_cloning(&self) -> bool {
-        self.apps.iter().flat_map(|a| &a.live).any(Live::is_cloning) || self.clients.iter().any(Client::is_cloning)
+        self.apps.iter().flat_map(|a| &a.live).any(Live::is_cloning) || self.execs().any(Exec::is_cloning)
+    }
+
+    /// Programs exec'd in containers, but those of a health check.
+    fn execs(&self) -> impl Iterator<Item = &Exec> {
+        self.clients.iter().filter_map(Client::exec).chain(self.streams.execs())
     }
 
     /// Every process that is ours to wait for.
@@ -335,7 +350,7 @@ impl Keeper {
         let containers = self.apps.iter().flat_map(|a| &a.live).flat_map(Live::processes);
         let roles = self.agent.pid().into_iter().chain(self.stages.iter().map(Stage::pid));
         let orphans = self.orphans.iter().map(Orphan::pid);
-        containers.chain(roles).chain(orphans).chain(self.ctx.dead()).chain(self.clients.iter().flat_map(Client::processes)).collect()
+        containers.chain(roles).chain(orphans).chain(self.ctx.dead()).chain(self.execs().flat_map(Exec::processes)).collect()
     }
 
     // ---- agent ----
@@ -354,6 +369,7 @@ impl Keeper {
             FromAgent::Link(link) => self.on_link(link),
             FromAgent::Download { id, transfer } => self.on_download(id, transfer),
             FromAgent::Keyset { origin, payload } => self.on_keyset(&origin, &payload),
+            FromAgent::Answers(gone) => self.agent.answered(gone),
         }
     }
 
@@ -394,6 +410,9 @@ impl Keeper {
         }
         self.link_since = self.link_since.or(Some(now)).filter(|_| link.state == LinkState::Online);
         let online = link.state == LinkState::Online && (known.state, known.conn) != (LinkState::Online, link.conn);
+        if link.conn != known.conn || (known.state == LinkState::Online && link.state != LinkState::Online) {
+            self.end_streams(Reason::Connectivity, "the device's link to the broker was lost");
+        }
         if link.conn != self.agent.link.conn
             && let Err(e) = self.ctx.runtime.set_number("conn", link.conn)
         {
@@ -403,6 +422,7 @@ impl Keeper {
         if online {
             self.publish_reported();
             self.publish_get();
+            self.tell_last();
         }
     }
 
@@ -427,6 +447,8 @@ impl Keeper {
         let patience = if containers { Duration::from_secs(60) } else { GOODBYE };
         let containers = containers || self.leaving.as_ref().is_some_and(|l| l.containers);
         self.leaving = Some(Leaving { containers, deadline: now + patience, goodbye: now + GOODBYE });
+        self.end_streams(Reason::Connectivity, "keeper is shutting down");
+        self.tell_last();
         self.agent.send(&self.ctx, &crate::ipc::ToAgent::Goodbye);
         if containers {
             let Self { ctx, apps, .. } = self;

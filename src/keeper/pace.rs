@@ -6,6 +6,8 @@ use std::time::Duration;
 const RATE: u64 = 4 << 20;
 /// Bytes a second that all of them may.
 const RATE_OF_ALL: u64 = 16 << 20;
+/// Bytes a second that go to the network, of all streams together.
+const RATE_OF_STREAMS: u64 = 512 << 10;
 /// What one look at a pipe costs at least: a flood may come byte by byte.
 const LOOK: Duration = Duration::from_micros(250);
 /// So much may be taken ahead of the rate.
@@ -26,6 +28,11 @@ impl Pace {
 /// `bytes` were taken from a container of pace `own`; when the next may be, if not at once.
 pub fn next(own: &mut Pace, all: &mut Pace, bytes: usize, now: Duration) -> Option<Duration> {
     own.spend(bytes, RATE, now).max(all.spend(bytes, RATE_OF_ALL, now))
+}
+
+/// `bytes` were sent to the network; when the next may be, if not at once.
+pub fn streamed(all: &mut Pace, bytes: usize, now: Duration) -> Option<Duration> {
+    all.spend(bytes, RATE_OF_STREAMS, now)
 }
 
 #[cfg(test)]

@@ -183,6 +183,7 @@ mod tests {
             capabilities: (dice(3) > 0).then(|| (dice(1 << 30) << 11 ^ dice(1 << 30)) | if dice(2) == 0 { caps::default_set() } else { 0 }),
             memory: None,
             memory_required: dice(3) == 0,
+            ..Policy::default()
         }
     }
 

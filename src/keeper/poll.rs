@@ -57,6 +57,8 @@ pub enum Source {
     ExecLaunchExit(u64),
     /// A program exec'd in a container; by client.
     ExecExit(u64),
+    /// Output of a program that a command from the network runs; by stream.
+    Stream(u64),
     /// A program exec'd in a container whose client has left; by pid.
     Orphan(i32),
     /// The socket that launch and the process of a health check share.

@@ -52,7 +52,12 @@ pub const TABLE: &[Row] = &[
         When::Any,
         "bytes of at most 32 KiB; verified where keys are, parsed, held against target, sequence and policy before anything is done; a hostile agent can do what the broker can",
     ),
-    row("agent.command", AGENT, When::Any, "answered, never acted upon before its session is checked"),
+    row(
+        "agent.command",
+        AGENT,
+        When::Any,
+        "answered, never acted upon before its session is checked, and its signature where keys are; output of containers and programs run in them only as the policy allows",
+    ),
     row(
         "agent.link",
         AGENT,
@@ -70,6 +75,12 @@ pub const TABLE: &[Row] = &[
         AGENT,
         When::Any,
         "signed by a key that this device trusts already and that may hand out keys, or refused; a hostile agent cannot sign",
+    ),
+    row(
+        "agent.answers",
+        AGENT,
+        When::Any,
+        "a count that can let streams go on sooner or later, not faster than their rate; one that cannot be ends the agent",
     ),
     row("agent.oversize", AGENT, When::Any, "yields one rejected answer"),
     row("version", LOCAL, When::Any, "names the release, nothing else"),
@@ -154,6 +165,7 @@ pub fn of_agent(message: &FromAgent) -> &'static str {
         FromAgent::Oversize { .. } => "agent.oversize",
         FromAgent::Download { .. } => "agent.download",
         FromAgent::Keyset { .. } => "agent.keyset",
+        FromAgent::Answers(_) => "agent.answers",
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! control.sock   lock   boot   conn
+//! execs/<pid>
 //! containers/<app>/<name>/{record, exit, log, root}
 //! ```
 
@@ -133,6 +134,33 @@ impl Runtime {
         // The app's directory goes with its last container; until then it is not empty.
         let _ = dir.parent().map(fs::remove_dir);
         Ok(())
+    }
+
+    /// Puts on record a program that a command from the network runs in a container: its number, its start time, the container's group.
+    pub fn record_exec(&self, pid: i32, start: u64, group: &str) -> io::Result<()> {
+        fs::create_dir_all(self.root.join("execs"))?;
+        fs::write(self.exec(pid), format!("{start} {group}"))
+    }
+
+    /// It has ended, or was never on record.
+    pub fn forget_exec(&self, pid: i32) {
+        let _ = fs::remove_file(self.exec(pid));
+    }
+
+    fn exec(&self, pid: i32) -> PathBuf {
+        self.root.join("execs").join(pid.to_string())
+    }
+
+    /// All of them that are on record.
+    pub fn execs(&self) -> Vec<(i32, u64, String)> {
+        const MAX: usize = 4096;
+        let read = |entry: io::Result<fs::DirEntry>| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let text = String::from_utf8(read_file(self.exec(pid), MAX).ok()?).ok()?;
+            let (start, group) = text.split_once(' ')?;
+            Some((pid, start.parse().ok()?, group.to_owned()))
+        };
+        fs::read_dir(self.root.join("execs")).into_iter().flatten().filter_map(read).collect()
     }
 
     /// Every container that left a directory, with its record if that can be read.

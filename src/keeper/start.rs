@@ -8,6 +8,7 @@ use crate::ipc::{Happening, What};
 use crate::keeper::admit;
 use crate::keeper::adopt::{adopt, end_old_roles};
 use crate::keeper::children::Agent;
+use crate::keeper::clients::{self, Streams};
 use crate::keeper::commands::Obeyed;
 use crate::keeper::containers::Live;
 use crate::keeper::context::Context;
@@ -214,6 +215,7 @@ fn open(settings: Settings, program: PathBuf) -> Result<Keeper, String> {
         orphans: Vec::new(),
         agent: Agent::after(conn),
         clients: Vec::new(),
+        streams: Streams::default(),
         next_client: 0,
         listener,
         signals,
@@ -291,6 +293,7 @@ impl Keeper {
             Vec::new()
         });
         let pids: Vec<i32> = live.iter().filter_map(Live::pid).collect();
+        clients::end_recorded(&self.ctx);
         end_old_roles(&mut self.ctx, &pids);
         for live in live {
             self.app_entry(&live.key.app.clone()).live.push(live);

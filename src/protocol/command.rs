@@ -3,15 +3,23 @@
 use crate::manifest::blame::Found;
 use crate::manifest::checked::target;
 use crate::manifest::document::{Document, version};
-use crate::manifest::forms::{ID, NAME, SESSION};
-use crate::manifest::json::Node;
+use crate::manifest::forms::{ANY, ENV_NAME, ID, NAME, SESSION, USER};
+use crate::manifest::json::{Member, Node};
 use crate::manifest::out::Out;
-use crate::manifest::raw::TARGET_FIELDS;
+use crate::manifest::raw::{MAX_WORDS, TARGET_FIELDS};
 use crate::manifest::render;
 use crate::manifest::shape::{Field, Kind, View};
 use crate::manifest::{Faults, Id, MAX_PAYLOAD, Name, SCHEMA, Target};
 use crate::protocol::Reason;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a program may take that is run by a command, unless the command says otherwise.
+pub const EXEC_TIME: Duration = Duration::from_secs(30);
+/// Longest time for such a program, and for following output, in milliseconds.
+pub const MAX_TIME_MS: u64 = 10 * 60 * 1000;
+/// Most lines that can be asked for.
+const MAX_TAIL: u64 = 1_000_000;
 
 /// A checked command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +36,45 @@ pub struct Command {
     pub container: Option<Name>,
     /// Whom it is for; absent only where nothing is signed.
     pub target: Option<Target>,
+    /// More of `logs`, `exec` and `cancel`.
+    pub stream: StreamArgs,
+}
+
+/// What only the commands know that begin or end a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamArgs {
+    /// `logs`: at most so many of the last lines of each container; all if absent.
+    pub tail: Option<u32>,
+    /// `logs`: go on with what comes, for so long.
+    pub follow: Option<Duration>,
+    /// `exec`: program and arguments.
+    pub args: Vec<String>,
+    /// `exec`: on top of the container's environment.
+    pub env: Vec<(String, String)>,
+    /// `exec`: `user[:group]`; the container's if absent.
+    pub user: Option<String>,
+    /// `exec`: when it is ended; [`EXEC_TIME`] if absent.
+    pub timeout: Option<Duration>,
+    /// `cancel`: the id of the stream.
+    pub of: Option<Id>,
+}
+
+impl StreamArgs {
+    fn members(&self) -> impl Iterator<Item = (&'static str, Out)> {
+        let time = |t: Duration| Out::Text(format!("{}ms", t.as_millis()));
+        let args = self.args.iter().map(Out::text).collect::<Vec<_>>();
+        let env = self.env.iter().map(|(name, value)| (name.clone(), Out::text(value))).collect::<Vec<_>>();
+        let members = [
+            ("tail", self.tail.map(|n| Out::Whole(n.into()))),
+            ("follow", self.follow.map(time)),
+            ("args", Some(args).filter(|a| !a.is_empty()).map(Out::List)),
+            ("env", Some(env).filter(|e| !e.is_empty()).map(Out::Object)),
+            ("user", self.user.as_ref().map(Out::text)),
+            ("timeout", self.timeout.map(time)),
+            ("of", self.of.as_ref().map(Out::text)),
+        ];
+        members.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
 }
 
 impl Command {
@@ -41,7 +88,9 @@ impl Command {
         let whom = [("app", &self.app), ("container", &self.container)];
         let whom = whom.into_iter().filter_map(|(key, name)| Some((key, Out::text(name.as_ref()?))));
         super::encode(&Out::Object(
-            std::iter::once(schema).chain(id).chain(head).chain(whom).chain(target).map(|(key, value)| (key.to_owned(), value)).collect(),
+            (std::iter::once(schema).chain(id).chain(head).chain(whom).chain(self.stream.members()).chain(target))
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
         ))
     }
 }
@@ -61,9 +110,10 @@ pub enum Verb {
     Diag,
     Prune,
     Watch,
+    Cancel,
 }
 
-const VERBS: [(&str, Verb); 10] = [
+const VERBS: [(&str, Verb); 11] = [
     ("start", Verb::Start),
     ("stop", Verb::Stop),
     ("restart", Verb::Restart),
@@ -74,6 +124,18 @@ const VERBS: [(&str, Verb); 10] = [
     ("diag", Verb::Diag),
     ("prune", Verb::Prune),
     ("watch", Verb::Watch),
+    ("cancel", Verb::Cancel),
+];
+
+/// Which verb each field of a stream is for.
+const OF_VERB: [(&str, Verb); 7] = [
+    ("tail", Verb::Logs),
+    ("follow", Verb::Logs),
+    ("args", Verb::Exec),
+    ("env", Verb::Exec),
+    ("user", Verb::Exec),
+    ("timeout", Verb::Exec),
+    ("of", Verb::Cancel),
 ];
 
 static WORDS: [&str; VERBS.len()] = {
@@ -86,13 +148,20 @@ static WORDS: [&str; VERBS.len()] = {
     words
 };
 
-static COMMAND: [Field; 7] = [
+static COMMAND: [Field; 14] = [
     Field::required("wherry", Kind::Whole(SCHEMA, SCHEMA), "Version of the schema: 1."),
     Field::optional("id", Kind::Text(&ID), "The id of its topic. May be absent where nothing is signed."),
     Field::required("session", Kind::Text(&SESSION), "Boot and conn of the device's presence, like \"12.3\"."),
     Field::required("do", Kind::Word(&WORDS), "What to do."),
     Field::optional("app", Kind::Text(&NAME), "The app."),
     Field::optional("container", Kind::Text(&NAME), "One container of it."),
+    Field::optional("tail", Kind::Whole(0, MAX_TAIL), "Of logs: so many of the last lines of each container; all if absent."),
+    Field::optional("follow", Kind::Time(1000, MAX_TIME_MS), "Of logs: go on with what comes, for so long."),
+    Field::optional("args", Kind::List(&Kind::Text(&ANY), 1, MAX_WORDS), "Of exec: program and arguments."),
+    Field::optional("env", Kind::Map(&ENV_NAME, &Kind::Text(&ANY), 0, MAX_WORDS), "Of exec: environment, on top of the container's."),
+    Field::optional("user", Kind::Text(&USER), "Of exec: user or user:group, names or numbers; the container's if absent."),
+    Field::optional("timeout", Kind::Time(1000, MAX_TIME_MS), "Of exec: it is ended after so long; 30 seconds if absent."),
+    Field::optional("of", Kind::Text(&ID), "Of cancel: the id of the command whose stream is to end."),
     Field::optional("target", Kind::Object(&TARGET_FIELDS), "Whom it is for. May be absent where nothing is signed."),
 ];
 
@@ -116,11 +185,43 @@ fn command<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Optio
     if let Some(node) = view.node("do").filter(|_| lacking && view.node("app").is_none()) {
         found.push(Found::at(node, Reason::BadValue, "the field `app` is missing beside it"));
     }
+    check_stream(view, verb, word, found);
     let target = match view.node("target") {
         Some(node) => Some(target(view.object("target"), node, found)?),
         None => None,
     };
-    Some(Command { id: view.parse("id"), session: (boot.parse().ok()?, conn.parse().ok()?), verb, app, container, target })
+    let stream = stream(view);
+    Some(Command { id: view.parse("id"), session: (boot.parse().ok()?, conn.parse().ok()?), verb, app, container, target, stream })
+}
+
+/// Each field of a stream stands beside its verb, and what a verb cannot do without is there.
+fn check_stream<'a>(view: View<'a>, verb: Verb, word: &str, found: &mut Vec<Found>) {
+    for (name, _) in OF_VERB.iter().filter(|(_, of)| *of != verb) {
+        if let Some(node) = view.node(name) {
+            found.push(Found::at(node, Reason::BadValue, format!("`{word}` does not take it")));
+        }
+    }
+    let needed = match verb {
+        Verb::Exec => "args",
+        Verb::Cancel => "of",
+        _ => return,
+    };
+    if let Some(node) = view.node("do").filter(|_| view.node(needed).is_none()) {
+        found.push(Found::at(node, Reason::BadValue, format!("the field `{needed}` is missing beside it")));
+    }
+}
+
+fn stream(view: View<'_>) -> StreamArgs {
+    let text = |m: &Member<'_>| Some((m.key.to_string(), m.value.text()?.to_owned()));
+    StreamArgs {
+        tail: view.parse("tail"),
+        follow: view.time("follow"),
+        args: view.texts("args").unwrap_or_default(),
+        env: view.entries("env").iter().filter_map(text).collect(),
+        user: view.text("user").map(str::to_owned),
+        timeout: view.time("timeout"),
+        of: view.parse("of"),
+    }
 }
 
 #[cfg(test)]
@@ -128,6 +229,7 @@ mod tests {
     use super::{Verb, parse_command};
     use crate::manifest::Id;
     use crate::protocol::Reason;
+    use std::time::Duration;
 
     #[test]
     fn a_command_says_session_verb_and_whom() {
@@ -139,6 +241,20 @@ mod tests {
         let c = parse_command(text).unwrap();
         assert_eq!((c.id.as_ref().map(Id::as_str), c.verb, c.target.is_some()), (Some("7f3"), Verb::Diag, true));
         assert_eq!(c.encode(), text);
+    }
+
+    #[test]
+    fn a_stream_has_fields_of_its_own_and_is_written_as_it_is_read() {
+        for text in [
+            r#"{"wherry":1,"id":"a","session":"1.2","do":"logs","app":"web","tail":5,"follow":"30000ms"}"#,
+            r#"{"wherry":1,"session":"1.2","do":"exec","app":"web","container":"c","args":["sh","-c",""],"env":{"A":"b"},"user":"0:0","timeout":"1000ms"}"#,
+            r#"{"wherry":1,"session":"1.2","do":"cancel","of":"a"}"#,
+        ] {
+            let c = parse_command(text.as_bytes()).unwrap_or_else(|faults| panic!("{faults}"));
+            assert_eq!(String::from_utf8(c.encode()).unwrap(), text);
+        }
+        let c = parse_command(br#"{"wherry":1,"session":"1.2","do":"exec","app":"web","args":["ps"],"timeout":90}"#).unwrap();
+        assert_eq!((c.stream.args.len(), c.stream.timeout, c.stream.user), (1, Some(Duration::from_secs(90)), None));
     }
 
     #[test]
@@ -155,6 +271,19 @@ mod tests {
             (r#"{"wherry":1,"session":"1.2","do":"stop","app":"Web"}"#, "app", Reason::BadValue),
             (r#"{"wherry":1,"session":"1.2","do":"stop","app":"web","force":true}"#, "force", Reason::UnknownField),
             (r#"{"wherry":2,"session":"1.2","do":"dance","app":"web"}"#, "wherry", Reason::Unsupported),
+            (r#"{"wherry":1,"session":"1.2","do":"exec","app":"web"}"#, "do", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"exec","app":"web","args":[]}"#, "args", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"exec","args":["ps"]}"#, "do", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"exec","app":"web","args":["ps"],"timeout":"11m"}"#, "timeout", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"exec","app":"web","args":["ps"],"timeout":0}"#, "timeout", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"exec","app":"web","args":["ps"],"user":"a b"}"#, "user", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"exec","app":"web","args":["ps"],"terminal":true}"#, "terminal", Reason::UnknownField),
+            (r#"{"wherry":1,"session":"1.2","do":"logs","app":"web","follow":true}"#, "follow", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"logs","app":"web","follow":"1h"}"#, "follow", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"logs","app":"web","tail":-1}"#, "tail", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"logs","app":"web","args":["ps"]}"#, "args", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"stop","app":"web","timeout":5}"#, "timeout", Reason::BadValue),
+            (r#"{"wherry":1,"session":"1.2","do":"cancel"}"#, "do", Reason::BadValue),
             ("", "", Reason::Malformed),
         ] {
             let faults = parse_command(text.as_bytes()).expect_err(text);

@@ -6,10 +6,10 @@ mod stats;
 pub mod topics;
 mod words;
 
-pub use command::{Command, Verb, parse_command};
+pub use command::{Command, EXEC_TIME, MAX_TIME_MS, StreamArgs, Verb, parse_command};
 pub use payload::{
     About, Ack, Answer, AnswerKind, AppReport, ContainerReport, Detail, Entries, Further, Get, Have, KeysetAck, LastExit, MAX_FURTHER,
-    Online, Presence, Previous, Reported, Sha256, encode,
+    Online, Output, Presence, Previous, Reported, Sha256, encode,
 };
 pub use stats::{Cpu, Device, Figures, Io, MAX_STATS, Memory, Net, Pids, Pressure, Pressures, Stats, stats};
 pub use words::{ContainerState, Health, Reason, State};

@@ -3,6 +3,7 @@
 use super::{ContainerState, Reason, State};
 use crate::image::Digest;
 use crate::manifest::{Name, Target};
+use crate::trust::base64;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -364,15 +365,39 @@ pub struct Answer {
     /// What it is.
     #[serde(rename = "type")]
     pub kind: AnswerKind,
+    /// Of `exec`: which output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Output>,
+    /// Of `logs`: whose output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Name>,
+    /// Of `logs`: bytes before these that nobody has any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
     /// Text of a `data` frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+    /// Instead of `data`, where these bytes are no UTF-8: base64 of them (RFC 4648 section 4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+    /// How the program ended, in the `end` frame of `exec`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<LastExit>,
     /// Why, of an `error` frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// The sentence of an `error` frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// An output of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the words of the wire contract")]
+pub enum Output {
+    Stdout,
+    Stderr,
 }
 
 /// What a frame of an answer is. `end` and `error` are the last of their answer.
@@ -386,18 +411,39 @@ pub enum AnswerKind {
 }
 
 impl Answer {
+    fn new(n: u32, kind: AnswerKind) -> Self {
+        let (stream, container, lost, data) = (None, None, None, None);
+        Self { n, kind, stream, container, lost, data, base64: None, exit: None, reason: None, message: None }
+    }
+
     /// A piece of text.
     pub fn data(n: u32, text: String) -> Self {
-        Self { n, kind: AnswerKind::Data, data: Some(text), reason: None, message: None }
+        Self { data: Some(text), ..Self::new(n, AnswerKind::Data) }
+    }
+
+    /// A piece of output: as text where it is UTF-8, else in base64.
+    pub fn output(n: u32, bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::data(n, text),
+            Err(e) => Self { base64: Some(base64::encode(e.as_bytes())), ..Self::new(n, AnswerKind::Data) },
+        }
     }
 
     /// Done.
     pub fn end(n: u32) -> Self {
-        Self { n, kind: AnswerKind::End, data: None, reason: None, message: None }
+        Self::new(n, AnswerKind::End)
     }
 
     /// Refused or failed.
     pub fn error(n: u32, reason: Reason, message: String) -> Self {
-        Self { n, kind: AnswerKind::Error, data: None, reason: Some(reason), message: Some(message) }
+        Self { reason: Some(reason), message: Some(message), ..Self::new(n, AnswerKind::Error) }
+    }
+
+    /// The bytes of a piece of output; `None` where its base64 is none.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        match (&self.base64, &self.data) {
+            (Some(text), _) => base64::decode(text),
+            (None, data) => Some(data.clone().unwrap_or_default().into_bytes()),
+        }
     }
 }

@@ -85,6 +85,11 @@ impl Broker {
         self.listen();
     }
 
+    /// mosquitto's process id.
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().expect("mosquitto runs").0.id() as i32
+    }
+
     /// Ends it; retained messages are gone.
     pub fn down(&mut self) {
         (self.process, self.listener) = (None, None);

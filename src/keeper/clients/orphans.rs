@@ -7,11 +7,13 @@ use crate::keeper::Keeper;
 use crate::keeper::context::Context;
 use crate::keeper::pace::{self, Pace};
 use crate::keeper::poll::{Source, Token};
+use crate::keeper::runtime::start_time;
 use crate::protocol::Reason;
 use crate::sys::fd::{read_file, set_nonblocking};
 use crate::sys::process::Child;
 use crate::sys::signal::{pidfd_open, pidfd_send};
 use nix::libc;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -137,6 +139,7 @@ impl Keeper {
         if let Some(terminal) = orphan.terminal {
             self.ctx.poll.remove(&terminal.master, terminal.token);
         }
+        self.ctx.runtime.forget_exec(orphan.child.pid);
         self.ctx.reap_later(orphan.child);
     }
 
@@ -162,16 +165,68 @@ pub fn kill_session(ctx: &Context, group: &str, leader: i32, most: usize) {
     for pid in ctx.layout.group(group).pids().into_iter().rev().take(most) {
         // Opened first, looked at second: the number cannot come to mean another process in between.
         if let Ok(pidfd) = pidfd_open(pid)
-            && session(pid) == Some(leader)
+            && parent_and_session(pid).is_some_and(|(_, session)| session == leader)
         {
             let _ = pidfd_send(&pidfd, libc::SIGKILL);
         }
     }
 }
 
-/// Field 6 of proc_pid_stat(5).
-fn session(pid: i32) -> Option<i32> {
+/// Kills a process in a container's group with all of its session, and with all that descends from these while they live, whatever session that has
+/// made for itself. It is not waited for yet. What has lost its parents before is not found.
+pub fn kill_tree(ctx: &Context, group: &str, leader: i32) {
+    /// Who forks on and on is not looked through for ever.
+    const ROUNDS: usize = 8;
+    let (mut found, mut stopped) = (HashSet::new(), Vec::new());
+    let belongs = |pid: i32, found: &HashSet<i32>| {
+        pid == leader || parent_and_session(pid).is_some_and(|(parent, session)| session == leader || found.contains(&parent))
+    };
+    // Stopped first, so that it makes no more of them, and none loses its parent before it is found.
+    for _ in 0..ROUNDS {
+        let before = stopped.len();
+        for pid in ctx.layout.group(group).pids() {
+            if !found.contains(&pid)
+                && let Ok(pidfd) = pidfd_open(pid)
+                && belongs(pid, &found)
+                && let Ok(start) = start_time(pid)
+            {
+                let _ = pidfd_send(&pidfd, libc::SIGSTOP);
+                found.insert(pid);
+                stopped.push((pid, start));
+            }
+        }
+        if stopped.len() == before {
+            break;
+        }
+    }
+    // Their descriptors could be more than we may have open: each is opened again, and is the same one if it began at the same time.
+    for (pid, start) in stopped {
+        if let Ok(pidfd) = pidfd_open(pid)
+            && start_time(pid).is_ok_and(|now| now == start)
+        {
+            let _ = pidfd_send(&pidfd, libc::SIGKILL);
+        }
+    }
+}
+
+/// Ends the programs that the keeper before us ran for commands from the network: nobody is there any more to whom they could tell anything.
+pub fn end_recorded(ctx: &Context) {
+    for (pid, start, group) in ctx.runtime.execs() {
+        match start_time(pid) {
+            Ok(now) if now == start => kill_tree(ctx, &group, pid),
+            // The number went to another process, so the session was empty before.
+            Ok(_) => {}
+            Err(_) => kill_session(ctx, &group, pid, usize::MAX),
+        }
+        ctx.runtime.forget_exec(pid);
+    }
+}
+
+/// Fields 4 and 6 of proc_pid_stat(5).
+fn parent_and_session(pid: i32) -> Option<(i32, i32)> {
     const MAX: usize = 4096;
     let stat = read_file(format!("/proc/{pid}/stat"), MAX).ok()?;
-    String::from_utf8_lossy(&stat).rsplit_once(") ")?.1.split_ascii_whitespace().nth(3)?.parse().ok()
+    let text = String::from_utf8_lossy(&stat);
+    let mut fields = text.rsplit_once(") ")?.1.split_ascii_whitespace().skip(1);
+    Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
 }

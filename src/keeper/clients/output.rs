@@ -25,12 +25,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Output of containers, on its way to a connection.
 pub struct Reading {
     of: Scope,
-    /// How far each container has been read.
-    positions: Vec<(Name, u64)>,
+    /// How far each container has been read, and up to where it is to be.
+    positions: Vec<(Name, u64, u64)>,
     /// Stay until they end.
     follow: bool,
     /// All of it must get there.
     whole: bool,
+}
+
+impl Reading {
+    /// So many bytes of what was read last are to be read again.
+    pub fn back(&mut self, container: &Name, bytes: usize) {
+        if let Some((_, next, _)) = self.positions.iter_mut().find(|(name, ..)| name == container) {
+            *next -= bytes as u64;
+        }
+    }
 }
 
 /// A connection to the console of a container.
@@ -56,7 +65,7 @@ impl Client {
             Op::Attach(attached) => (None, Some(attached)),
             _ => (None, None),
         };
-        let read = reading.into_iter().flat_map(|r| r.positions.iter().map(|(container, position)| (&r.of.app, container, *position)));
+        let read = reading.into_iter().flat_map(|r| r.positions.iter().map(|(container, position, _)| (&r.of.app, container, *position)));
         read.chain(attached.map(|a| (&a.key.app, &a.key.container, a.position)))
     }
 
@@ -98,15 +107,30 @@ impl Keeper {
 
     /// Somebody asks for output.
     pub fn logs(&mut self, id: u64, of: Scope, follow: bool, (tail, since_ms): (Option<u32>, u64), whole: bool) {
-        let live = self.in_scope(&of);
-        if live.is_empty() {
+        let Some(reading) = self.reading(&of, follow, (tail, since_ms), whole) else {
             return self.no_such(id, &of.app, of.container.as_ref());
-        }
-        let from = |l: &Live| l.ring.tail(tail).max(l.ring.since(since_ms));
-        let positions = live.iter().map(|l| (l.key.container.clone(), from(l))).collect();
-        self.set_op(id, Op::Logs(Reading { of, positions, follow, whole }));
+        };
+        self.set_op(id, Op::Logs(reading));
         self.pump_output(id);
         self.mind_output(self.now());
+    }
+
+    /// A reader that has read nothing yet; `None` where there is nothing to read.
+    pub(super) fn reading(&mut self, of: &Scope, follow: bool, (tail, since_ms): (Option<u32>, u64), whole: bool) -> Option<Reading> {
+        let live = self.in_scope(of);
+        let from = |l: &Live| l.ring.tail(tail).max(l.ring.since(since_ms));
+        let positions: Vec<_> = live.iter().map(|l| (l.key.container.clone(), from(l), u64::MAX)).collect();
+        (!positions.is_empty()).then(|| Reading { of: of.clone(), positions, follow, whole })
+    }
+
+    /// What comes from now on is not for this reader.
+    pub(super) fn read_no_further(&mut self, reading: &mut Reading) {
+        reading.follow = false;
+        for live in self.in_scope(&reading.of) {
+            if let Some((.., until)) = reading.positions.iter_mut().find(|(name, ..)| *name == live.key.container) {
+                *until = live.ring.end();
+            }
+        }
     }
 
     /// Output goes on to everybody who reads.
@@ -124,7 +148,7 @@ impl Keeper {
             let Some(client) = self.clients.iter_mut().find(|c| c.id == id && c.queue.is_empty()) else { return };
             let next = match std::mem::take(&mut client.op) {
                 Op::Logs(mut reading) => {
-                    let next = self.next_of_logs(&mut reading);
+                    let next = self.next_of_logs(&mut reading, LOG_CHUNK);
                     self.set_op(id, Op::Logs(reading));
                     next
                 }
@@ -148,19 +172,22 @@ impl Keeper {
     }
 
     /// The oldest of what its containers have; `None` while there may be more.
-    fn next_of_logs(&mut self, reading: &mut Reading) -> Option<Reply> {
+    pub(super) fn next_of_logs(&mut self, reading: &mut Reading, most: usize) -> Option<Reply> {
         let Reading { of, positions, follow, .. } = reading;
         let mut live = self.in_scope(of);
         for l in &live {
-            if !positions.iter().any(|(name, _)| *name == l.key.container) {
-                positions.push((l.key.container.clone(), l.ring.start()));
+            if *follow && !positions.iter().any(|(name, ..)| *name == l.key.container) {
+                positions.push((l.key.container.clone(), l.ring.start(), u64::MAX));
             }
         }
-        let pairs = live.iter_mut().filter_map(|l| Some((positions.iter().position(|(name, _)| *name == l.key.container)?, l)));
+        let unread = |name: &Name| positions.iter().position(|(other, next, until)| other == name && next < until);
+        let pairs = live.iter_mut().filter_map(|l| Some((unread(&l.key.container)?, l)));
         let oldest = pairs.filter_map(|(i, l)| Some((l.ring.time(positions[i].1)?, i, l))).min_by_key(|(at, ..)| *at);
         if let Some((_, i, l)) = oldest {
-            let Piece { bytes, next, lost, at_ms } = l.ring.read(positions[i].1, LOG_CHUNK);
-            positions[i].1 = next;
+            let (_, position, until) = &mut positions[i];
+            let left = usize::try_from(*until - *position).unwrap_or(most);
+            let Piece { bytes, next, lost, at_ms } = l.ring.read(*position, most.min(left));
+            *position = next;
             return Some(Reply::Log(LogChunk { container: l.key.container.clone(), bytes, lost, at_ms }));
         }
         let over = live.iter().all(|l| l.life.is_over() && l.pid().is_none());
