@@ -547,6 +547,31 @@ fn a_signed_command_is_carried_out_once_whatever_topics_repeat_it() {
     steadily(Duration::from_millis(500), "the second process", || is_alive(second));
 }
 
+#[test]
+fn a_hold_at_the_device_counts_against_a_root_key_and_keeps_no_key_away() {
+    let stand = Stand::new();
+    let pid = stand.runs(&stand.document("web", 1), &[&stand.team]);
+    stand.device.ok(&["hold", "web"]);
+    let waits = |document: &Value| {
+        let sent = stand.send(document, &[&stand.team]);
+        let held = |a: &Value| a["state"] == "held" && a["detail"]["path"] == "hold";
+        eventually("it is held", || stand.device.acks(&sent.sha).into_iter().find(held));
+    };
+    waits(&with(stand.document("web", 2), json!({"not_after": "9999-12-31T23:59:59Z"})));
+    waits(&stand.tombstone("web", 3));
+    let retry = json!({"wherry": 1, "id": "a1", "session": "1.1", "do": "retry", "app": "web", "target": stand.target()}).to_string();
+    let envelope = sealed("cmd", retry.as_bytes(), &[&stand.team]).to_string();
+    stand.device.broker.publish(&stand.device.topic("in/cmd/a1"), envelope.as_bytes(), false);
+    let told = eventually("an answer", || stand.device.said("res/a1").pop());
+    assert!(told["reason"] == "policy" && told["message"].as_str().unwrap().contains("a person at the device keeps web"), "{told}");
+    stand.accepted(&stand.keyset(1, &[grant(&stand.signer("web"), json!({"types": ["cmd"], "apps": ["web"]}))]), &[&stand.team]);
+    // What nobody trusted has signed does not even wait.
+    stand.refused(&stand.send(&stand.document("web", 4), &[&stand.signer("stranger")]), "unknown_key", "");
+    assert_eq!(stand.device.running("web"), pid);
+    stand.device.ok(&["unhold", "web"]);
+    eventually("it is gone", || stand.device.app("web").is_none().then_some(()));
+}
+
 // ---- key files ----
 
 /// Something about the key files that others could have done, or that is a mistake. Nothing unsigned gets in; the command line works and shows it.

@@ -179,7 +179,7 @@ With --json, each step is one JSON document on its own line.",
         text: "\
 STATE is waiting, fetching, created, starting, running, paused, stopping, exited, restarting, or failed; of an app
 without containers, the state of its manifest. UP is the time since the start. A * behind an app says that it was stopped or
-started by hand. Notes below the table say what limits the kernel cannot enforce, and why a container failed.",
+started by hand. Notes below the table say what is on hold, what limits the kernel cannot enforce, and why a container failed.",
         examples: &[("wherry ls", "what runs"), ("wherry ls --json", "the same for a program")],
         run: Some(list::list),
         ..PLAIN
