@@ -1,4 +1,5 @@
-//! Connections of the command line: one request at a time each, answered by events, never waited for.
+//! Connections of the command line: one request at a time each, answered by events, never waited for. Beside them, who asks over the network for more than
+//! an answer: `streams`. `output` is what both read, `exec` and `orphans` what both run.
 
 mod exec;
 mod orphans;
