@@ -152,7 +152,17 @@ fn ended(world: &World<'_>) -> Result<(), String> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct End {
     pub runs: Option<Digest>,
-    pub entries: Vec<(String, Option<u64>, Digest, Option<State>, Option<Digest>)>,
+    pub entries: Vec<EntryEnd>,
+}
+
+/// One origin's part: its mark, its newest version, how that ended, what is kept beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EntryEnd {
+    pub origin: String,
+    pub mark: Option<u64>,
+    pub newest: Digest,
+    pub state: Option<State>,
+    pub kept: Option<Digest>,
 }
 
 pub fn end(world: &World<'_>) -> End {
@@ -160,9 +170,15 @@ pub fn end(world: &World<'_>) -> End {
     let runs = world.live.as_ref().filter(|_| up).map(|l| l.manifest);
     // A trial that waits for somebody is wherever it is.
     let state = |e: &Entry| Some(e.state).filter(|s| s.is_terminal() || *s == State::Held);
-    let entry = |e: &Entry| (e.origin.to_string(), e.mark, e.newest.sha256, state(e), e.kept.as_ref().map(|k| k.sha256));
-    let mut entries: Vec<_> = world.desired.entries.iter().map(entry).collect();
-    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    let entry = |e: &Entry| EntryEnd {
+        origin: e.origin.to_string(),
+        mark: e.mark,
+        newest: e.newest.sha256,
+        state: state(e),
+        kept: e.kept.as_ref().map(|k| k.sha256),
+    };
+    let mut entries: Vec<EntryEnd> = world.desired.entries.iter().map(entry).collect();
+    entries.sort_by(|a, b| a.origin.cmp(&b.origin));
     End { runs, entries }
 }
 

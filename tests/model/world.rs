@@ -225,6 +225,16 @@ impl<'a> World<'a> {
         self.desired.entries.iter().find(|e| e.origin == *origin)
     }
 
+    /// No document that the broker retains is news.
+    pub fn has_heard_all(&self) -> bool {
+        let is_news = |d: usize| {
+            let Document { origin, manifest, sha256, .. } = self.document(d);
+            let incoming = Incoming { seq: manifest.seq, sha256: *sha256 };
+            (self.decisions.decide)(self.entry(origin), incoming) == Verdict::Process
+        };
+        !self.retained.into_iter().flatten().any(is_news)
+    }
+
     /// Makes one step. What cannot happen now does not.
     pub fn step(&mut self, step: Move) {
         if !self.can(step.event) {
