@@ -93,6 +93,12 @@ impl Work {
         (self.origin == *origin && self.aim != Aim::Restore).then_some(&self.version)
     }
 
+    /// It is for the same end as that one, however far either is.
+    pub fn is_same(&self, other: &Work) -> bool {
+        let what = |w: &Work| (w.aim, w.version.seq, w.version.sha256, w.version.attempt);
+        self.origin == other.origin && what(self) == what(other)
+    }
+
     /// When it wants to be carried on without any other event.
     pub fn due(&self) -> Option<Duration> {
         self.retry.into_iter().chain(self.trial).min()

@@ -9,7 +9,7 @@ use wherry::manifest::Body;
 use wherry::protocol::{ContainerState, State};
 
 /// Steps to rest at most.
-const LONGEST: usize = 80;
+pub const LONGEST: usize = 80;
 
 /// What is wrong after a step.
 pub fn fault(world: &World<'_>) -> Option<String> {

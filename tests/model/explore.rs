@@ -1,7 +1,7 @@
 //! All worlds that a few disturbances lead to, random walks beyond them, and the shortest story of what goes wrong.
 
 use crate::catalog::{Catalog, Nature};
-use crate::check::{End, end, fault, rest};
+use crate::check::{End, LONGEST, calm, end, fault, rest};
 use crate::decisions::Decisions;
 use crate::world::{Cut, Event, Move, World};
 use std::collections::{HashMap, VecDeque};
@@ -231,7 +231,7 @@ impl<'a> Explorer<'a> {
                 break *end;
             }
             way.push(at);
-            let Some(event) = crate::check::calm(&world).filter(|_| way.len() < 80) else {
+            let Some(event) = calm(&world).filter(|_| way.len() < LONGEST) else {
                 rest(&mut world)?;
                 let mut h = DefaultHasher::new();
                 end(&world).hash(&mut h);

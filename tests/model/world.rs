@@ -423,6 +423,9 @@ impl<'a> World<'a> {
         for (_, ack) in elected.answers {
             self.emit(&ack);
         }
+        if self.work.as_ref().zip(elected.work.as_ref()).is_some_and(|(now, then)| now.is_same(then)) {
+            return self.settle();
+        }
         self.stage = None;
         self.work = elected.work;
         if self.work.is_none() {
