@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{Device, Signal, Value, eventually, json, manifest, numbered, shell, sleeper, steadily, with};
+use harness::{Device, Signal, Value, eventually, json, kill, manifest, numbered, shell, sleeper, steadily, with};
 use std::time::Duration;
 use wherry::keeper::rollout::{WHOLE, place};
 
@@ -212,4 +212,17 @@ fn what_was_stopped_by_hand_is_stopped_again_when_its_document_counts_again() {
     assert_eq!(device.app("web").unwrap()["overridden"], true);
     device.ok(&["start", "web"]);
     device.running("web");
+}
+
+#[test]
+fn a_groups_document_that_waits_does_not_begin_the_devices_download_anew() {
+    let device = member();
+    let slow = device.publish(&numbered("web", 1, with(sleeper(), json!({"image": {"ref": harness::slow()}}))));
+    device.ack(&slow, "fetching");
+    let stage = eventually("stage runs", || harness::role_of(device.keeper(), "stage"));
+    kill(stage, Signal::SIGSTOP);
+    device.ack(&to_group(&device, &numbered("web", 1, sleeper())), "held");
+    steadily(Duration::from_millis(300), "the same stage", || harness::is_alive(stage));
+    kill(stage, Signal::SIGCONT);
+    device.ack(&slow, "running");
 }

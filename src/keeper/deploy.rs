@@ -81,6 +81,11 @@ impl Keeper {
         for (origin, answer) in answers {
             self.emit(&origin, answer);
         }
+        let goes_on = |a: &App| a.work.as_ref().zip(work.as_ref()).is_some_and(|(now, then)| now.is_same(then));
+        if self.app(name).is_some_and(goes_on) {
+            // Another origin's document, which loses, is no reason to begin anew.
+            return self.settle(name);
+        }
         // What stage is bringing in belongs to the work that ends here.
         self.stop_stage_of(name);
         let nothing = work.is_none();
@@ -438,7 +443,7 @@ impl Keeper {
         let Self { desired, apps, .. } = self;
         let app = apps.iter().find(|a| a.name == *name);
         let (answer, next) = work::fail(desired, name, &work, f.clone(), |version| app.is_some_and(|a| a.is_whole(version)));
-        if next == Next::Retry {
+        if matches!(next, Next::Retry) {
             log::error!("cannot bring {name} back: {}", f.message);
             self.app_entry(name).work = Some(Work { retry: Some(now + RESTORE_RETRY), ..work });
             return;

@@ -189,3 +189,100 @@ pub fn answer(entry: &Entry) -> Ack {
 fn entry_mut<'a>(record: &'a mut Desired, app: &Name, origin: &Origin) -> Option<&'a mut Entry> {
     record.entries.iter_mut().find(|e| e.app == *app && e.origin == *origin)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Taken, accept, conclude, count_try, hold};
+    use crate::image::Digest;
+    use crate::ipc::{Failure, Origin, Refusal};
+    use crate::keeper::desired::Version;
+    use crate::keeper::store::Desired;
+    use crate::manifest::{Name, parse};
+    use crate::protocol::{Reason, State};
+
+    fn web() -> Name {
+        "web".parse().unwrap()
+    }
+
+    fn take(record: &mut Desired, document: &str, hold: Option<Refusal>) -> State {
+        let (bytes, origin) = (format!(r#"{{"wherry": 1, "app": "web", {document}}}"#), Origin::Device);
+        let manifest = &parse(bytes.as_bytes()).unwrap_or_else(|faults| panic!("{faults}"));
+        let sha256 = Digest::of(bytes.as_bytes());
+        accept(record, Taken { origin: &origin, manifest, sha256, hold, guarded: false, signed: false }, &[]).0
+    }
+
+    fn end(record: &mut Desired, state: State) -> Option<State> {
+        let version = record.entries[0].newest.clone();
+        let failure = (state == State::Failed).then(|| Failure { reason: Reason::Exec, message: "no".into() });
+        conclude(record, &web(), &Origin::Device, &version, state, failure).map(|ack| ack.state)
+    }
+
+    fn kept(record: &Desired) -> Option<u64> {
+        record.entries[0].kept.as_ref().and_then(|v| v.seq)
+    }
+
+    const RUN: &str = r#""containers": {"main": {"image": {"ref": "oci:/i"}}}"#;
+
+    fn numbered(seq: u64) -> String {
+        format!(r#""seq": {seq}, {RUN}"#)
+    }
+
+    #[test]
+    fn what_runs_is_kept_until_a_newer_version_runs() {
+        let record = &mut Desired::default();
+        assert_eq!(take(record, &numbered(1), None), State::Accepted);
+        assert_eq!(take(record, &numbered(2), None), State::Accepted);
+        assert_eq!(kept(record), None, "the first one never ran");
+        assert_eq!(end(record, State::Running), Some(State::Running));
+        for seq in [3, 4] {
+            take(record, &numbered(seq), None);
+            assert_eq!(kept(record), Some(2), "{seq}");
+        }
+        assert_eq!(end(record, State::Failed), Some(State::Failed));
+        take(record, &numbered(5), None);
+        assert_eq!(kept(record), Some(2), "what failed is nobody's to go back to");
+        end(record, State::Running);
+        assert_eq!(kept(record), None);
+    }
+
+    #[test]
+    fn a_mark_never_sinks_and_what_is_lifted_is_not_gone_back_to() {
+        let record = &mut Desired::default();
+        take(record, &numbered(7), None);
+        end(record, State::Running);
+        assert_eq!(take(record, r#""seq": 8, "inherit": true"#, None), State::Removed);
+        assert_eq!((kept(record), &record.beside.lifted[..]), (None, &[web()][..]));
+        take(record, RUN, None);
+        assert_eq!((record.entries[0].mark, record.beside.lifted.len()), (Some(8), 0));
+    }
+
+    #[test]
+    fn the_end_of_another_version_than_the_newest_changes_nothing() {
+        let record = &mut Desired::default();
+        take(record, &numbered(2), None);
+        let (before, older) = (record.clone(), Version { seq: Some(1), ..record.entries[0].newest.clone() });
+        assert_eq!(conclude(record, &web(), &Origin::Device, &older, State::Running, None), None);
+        assert_eq!(*record, before);
+    }
+
+    #[test]
+    fn a_stop_holds_until_a_document_that_does_not_wait() {
+        let (record, main) = (&mut Desired::default(), ["main".parse().unwrap()]);
+        take(record, &numbered(1), None);
+        assert!(hold(record, &web(), &[], &main, true, false) && !hold(record, &web(), &[], &main, true, true));
+        let refusal = Refusal { reason: Reason::Policy, path: "rollout".into(), message: String::new() };
+        assert_eq!(take(record, &numbered(2), Some(refusal)), State::Held);
+        assert_eq!(record.entries[0].held, main);
+        take(record, &numbered(3), None);
+        assert!(record.entries[0].held.is_empty() && !hold(record, &web(), &[], &main, false, false));
+    }
+
+    #[test]
+    fn a_version_is_counted_once_in_each_start_of_keeper_and_given_up_after_three() {
+        let (record, version) = (&mut Desired::default(), Digest::of(b"a"));
+        let mut count = |boot, waits| count_try(record, &web(), version, boot, waits).map_err(|f| f.reason);
+        assert_eq!(count(5, false), Ok(true));
+        assert_eq!([count(5, false), count(7, false)], [Ok(false), Ok(false)]);
+        assert_eq!([count(8, false), count(8, true)], [Err(Reason::CrashLoop), Ok(false)]);
+    }
+}

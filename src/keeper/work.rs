@@ -93,6 +93,12 @@ impl Work {
         (self.origin == *origin && self.aim != Aim::Restore).then_some(&self.version)
     }
 
+    /// It is for the same end as that one, however far either is.
+    pub fn is_same(&self, other: &Work) -> bool {
+        let what = |w: &Work| (w.aim, w.version.seq, w.version.sha256, w.version.attempt);
+        self.origin == other.origin && what(self) == what(other)
+    }
+
     /// When it wants to be carried on without any other event.
     pub fn due(&self) -> Option<Duration> {
         self.retry.into_iter().chain(self.trial).min()
@@ -196,4 +202,130 @@ pub fn fail(record: &mut Desired, app: &Name, work: &Work, failure: Failure, is_
         None => Next::Elect,
     };
     (record::conclude(record, app, &work.origin, &work.version, State::Failed, Some(failure)), next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Aim, Next, Phase, Step, Work, elect, fail, revive};
+    use crate::image::Digest;
+    use crate::ipc::{Failure, Origin, Refusal};
+    use crate::keeper::desired::{Entry, ROLLOUT, Version};
+    use crate::keeper::store::Desired;
+    use crate::protocol::{Reason, State};
+    use std::time::Duration;
+
+    fn version(text: &str) -> Version {
+        Version { seq: Some(1), sha256: Digest::of(text.as_bytes()), removal: text == "gone", attempt: 1, images: Vec::new() }
+    }
+
+    fn entry(origin: Origin, newest: &str, state: State, kept: Option<&str>) -> Entry {
+        let (newest, kept) = (version(newest), kept.map(version));
+        Entry { origin, app: "web".parse().unwrap(), mark: Some(1), newest, state, refusal: None, kept, held: Vec::new() }
+    }
+
+    fn group() -> Origin {
+        Origin::Group("g".parse().unwrap())
+    }
+
+    fn record(entries: Vec<Entry>) -> Desired {
+        Desired { entries, ..Desired::default() }
+    }
+
+    fn failure() -> Failure {
+        Failure { reason: Reason::Fetch, message: "no".into() }
+    }
+
+    #[track_caller]
+    fn check(newest: &str, state: State, kept: Option<&str>, path: &str, expected: Option<(Aim, &str)>) {
+        let refusal = Refusal { reason: Reason::Policy, path: path.into(), message: String::new() };
+        let mut record = record(vec![Entry { refusal: Some(refusal), ..entry(Origin::Device, newest, state, kept) }]);
+        let work = elect(&mut record, &"web".parse().unwrap(), &[]).work;
+        assert_eq!(work.map(|w| (w.aim, w.version)), expected.map(|(aim, text)| (aim, version(text))));
+    }
+
+    #[test]
+    fn the_state_of_the_document_in_force_says_what_is_to_be_done() {
+        use State::{Accepted, Failed, Fetching, Held, Removed, Running, Testing};
+        check("new", Accepted, None, "", Some((Aim::Deploy, "new")));
+        check("new", Testing, Some("old"), "", Some((Aim::Deploy, "new")));
+        check("new", Held, Some("old"), "", Some((Aim::Deploy, "new")));
+        check("new", Held, Some("old"), ROLLOUT, Some((Aim::Restore, "old")));
+        check("new", Held, None, ROLLOUT, None);
+        check("new", Running, None, "", Some((Aim::Restore, "new")));
+        check("new", Failed, Some("old"), "", Some((Aim::Restore, "old")));
+        check("new", Failed, None, "", None);
+        check("gone", Accepted, Some("old"), "", Some((Aim::Remove, "gone")));
+        check("gone", Fetching, Some("old"), "", Some((Aim::Remove, "gone")));
+        check("gone", Removed, None, "", None);
+    }
+
+    #[test]
+    fn a_document_in_work_that_loses_waits_and_a_removal_is_done() {
+        for (newest, state, kept) in [("theirs", State::Held, Some(version("old"))), ("gone", State::Removed, None)] {
+            let mut record =
+                record(vec![entry(Origin::Device, "ours", State::Accepted, None), entry(group(), newest, State::Accepted, Some("old"))]);
+            let elected = elect(&mut record, &"web".parse().unwrap(), &["g".parse().unwrap()]);
+            assert_eq!(elected.work.map(|w| w.origin), Some(Origin::Device));
+            assert_eq!((record.entries[1].state, &record.entries[1].kept), (state, &kept));
+            assert_eq!(elected.answers.iter().map(|(to, ack)| (to, ack.state)).collect::<Vec<_>>(), [(&group(), state)]);
+        }
+    }
+
+    #[test]
+    fn after_a_start_in_the_midst_of_a_deployment_the_version_before_runs_meanwhile() {
+        let revived = |state, newest, kept| {
+            let record = record(vec![entry(Origin::Device, newest, state, kept)]);
+            revive(&record, &"web".parse().unwrap(), &[]).map(|w| (w.aim, w.version))
+        };
+        assert_eq!(revived(State::Testing, "new", Some("old")), Some((Aim::Restore, version("old"))));
+        for (state, newest, kept) in
+            [(State::Testing, "new", None), (State::Failed, "new", Some("old")), (State::Accepted, "gone", Some("old"))]
+        {
+            assert_eq!(revived(state, newest, kept), None, "{state} {newest}");
+        }
+    }
+
+    #[test]
+    fn a_failure_leaves_what_runs_goes_back_or_lets_others_have_it() {
+        for (aim, phase, kept, whole, expected) in [
+            (Aim::Restore, Phase::Fetching, None, false, "Retry"),
+            (Aim::Deploy, Phase::Fetching, Some("old"), true, "Stay"),
+            (Aim::Deploy, Phase::Fetching, Some("old"), false, "Restore"),
+            (Aim::Deploy, Phase::Testing, Some("old"), true, "Restore"),
+            (Aim::Deploy, Phase::Testing, None, false, "Elect"),
+        ] {
+            let mut record = record(vec![entry(Origin::Device, "new", State::Testing, kept)]);
+            let work = Work { phase, ..Work::new(Origin::Device, version("new"), aim) };
+            let (answer, next) = fail(&mut record, &"web".parse().unwrap(), &work, failure(), |v| whole && *v == version("old"));
+            assert!(format!("{next:?}").starts_with(expected), "{next:?}, not {expected}");
+            assert_eq!(answer.map(|ack| ack.state), (next != Next::Retry).then_some(State::Failed));
+            assert_eq!(record.entries[0].state, if next == Next::Retry { State::Testing } else { State::Failed });
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_overtaken_version_is_nobodys_news() {
+        let mut record = record(vec![entry(Origin::Device, "newer", State::Accepted, Some("old"))]);
+        let work = Work::new(Origin::Device, version("new"), Aim::Deploy);
+        let before = record.clone();
+        assert_eq!(fail(&mut record, &"web".parse().unwrap(), &work, failure(), |_| true), (None, Next::Stay));
+        assert_eq!(record, before);
+    }
+
+    #[test]
+    fn work_waits_for_what_its_phase_needs() {
+        let now = Duration::from_secs(9);
+        let step = |aim, phase, retry, empty, collecting| {
+            Work { phase, retry, ..Work::new(Origin::Device, version("new"), aim) }.step(empty, collecting, now)
+        };
+        assert_eq!(step(Aim::Deploy, Phase::Fetching, None, false, false), Step::Fetch);
+        assert_eq!(step(Aim::Deploy, Phase::Fetching, None, false, true), Step::Wait, "what is there could be gone");
+        assert_eq!(step(Aim::Restore, Phase::Fetching, None, false, true), Step::Fetch, "what is kept is not");
+        assert_eq!(step(Aim::Restore, Phase::Fetching, Some(now * 2), false, false), Step::Wait);
+        assert_eq!(step(Aim::Restore, Phase::Fetching, Some(now), false, false), Step::Fetch);
+        assert_eq!(step(Aim::Deploy, Phase::Testing, None, false, false), Step::Watch);
+        assert_eq!(step(Aim::Remove, Phase::Fetching, None, true, false), Step::Stop);
+        assert_eq!(step(Aim::Remove, Phase::Starting, None, false, false), Step::Wait);
+        assert_eq!(step(Aim::Remove, Phase::Starting, None, true, false), Step::Removed);
+    }
 }

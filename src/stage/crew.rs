@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn unpack_cannot_pass_off_another_reason_or_an_endless_message() {
-        let failure = tamed(fault(Reason::DigestMismatch, format!("\x1b[2J{}", "x".repeat(5000))));
+        let failure = tamed(Failure { reason: Reason::DigestMismatch, message: format!("\x1b[2J{}", "x".repeat(5000)) });
         assert_eq!(failure.reason, Reason::Unpack);
         assert!(failure.message.starts_with("?[2J") && failure.message.len() == 600);
     }

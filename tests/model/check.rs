@@ -9,20 +9,18 @@ use wherry::manifest::Body;
 use wherry::protocol::{ContainerState, State};
 
 /// Steps to rest at most.
-const LONGEST: usize = 80;
+pub const LONGEST: usize = 80;
 
 /// What is wrong after a step.
 pub fn fault(world: &World<'_>) -> Option<String> {
+    let promised = &world.ghost.promised;
     let sinks = |e: &Entry| {
-        let topic = world.document(world.catalog.of(&e.newest.sha256)).topic;
-        (e.mark < world.ghost.promised[topic])
-            .then(|| format!("the mark of {} is {:?} after {:?}", e.origin, e.mark, world.ghost.promised[topic]))
+        let before = promised[topic(world, e)];
+        (e.mark < before).then(|| format!("the mark of {} is {:?} after {before:?}", e.origin, e.mark))
     };
     let lost = || {
-        let known = |topic: usize| world.desired.entries.iter().any(|e| world.document(world.catalog.of(&e.newest.sha256)).topic == topic);
-        (0..3)
-            .find(|t| world.ghost.promised[*t].is_some() && !known(*t))
-            .map(|t| format!("what was accepted on topic {t} is not known any more"))
+        let unknown = |t: &usize| promised[*t].is_some() && !world.desired.entries.iter().any(|e| topic(world, e) == *t);
+        (0..3).find(unknown).map(|t| format!("what was accepted on topic {t} is not known any more"))
     };
     world.ghost.fault.clone().or_else(|| world.desired.entries.iter().find_map(sinks)).or_else(lost)
 }
@@ -107,11 +105,10 @@ fn runs(world: &World<'_>, wanted: Option<Digest>) -> Result<(), String> {
 
 /// By the words of the contract: the device before groups, groups in their order; who has nothing to run lets the next one.
 fn expected(world: &World<'_>) -> Option<Digest> {
-    let document = |e: &Entry| world.document(world.catalog.of(&e.newest.sha256));
     let mut entries: Vec<&Entry> = world.desired.entries.iter().collect();
-    entries.sort_by_key(|e| document(e).topic);
+    entries.sort_by_key(|e| topic(world, e));
     for e in entries {
-        let (own, body) = (document(e).topic == 0, &document(e).manifest.body);
+        let (own, body) = (topic(world, e) == 0, &world.document(world.catalog.of(&e.newest.sha256)).manifest.body);
         let mine = match e.state {
             State::Running => Some(e.newest.sha256),
             State::Failed | State::Held => e.kept.as_ref().map(|k| k.sha256),
@@ -152,7 +149,17 @@ fn ended(world: &World<'_>) -> Result<(), String> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct End {
     pub runs: Option<Digest>,
-    pub entries: Vec<(String, Option<u64>, Digest, Option<State>, Option<Digest>)>,
+    pub entries: Vec<EntryEnd>,
+}
+
+/// One origin's part: its mark, its newest version, how that ended, what is kept beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EntryEnd {
+    pub origin: String,
+    pub mark: Option<u64>,
+    pub newest: Digest,
+    pub state: Option<State>,
+    pub kept: Option<Digest>,
 }
 
 pub fn end(world: &World<'_>) -> End {
@@ -160,14 +167,25 @@ pub fn end(world: &World<'_>) -> End {
     let runs = world.live.as_ref().filter(|_| up).map(|l| l.manifest);
     // A trial that waits for somebody is wherever it is.
     let state = |e: &Entry| Some(e.state).filter(|s| s.is_terminal() || *s == State::Held);
-    let entry = |e: &Entry| (e.origin.to_string(), e.mark, e.newest.sha256, state(e), e.kept.as_ref().map(|k| k.sha256));
-    let mut entries: Vec<_> = world.desired.entries.iter().map(entry).collect();
-    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    let entry = |e: &Entry| EntryEnd {
+        origin: e.origin.to_string(),
+        mark: e.mark,
+        newest: e.newest.sha256,
+        state: state(e),
+        kept: e.kept.as_ref().map(|k| k.sha256),
+    };
+    let mut entries: Vec<EntryEnd> = world.desired.entries.iter().map(entry).collect();
+    entries.sort_by(|a, b| a.origin.cmp(&b.origin));
     End { runs, entries }
 }
 
 fn winner<'a>(world: &'a World<'_>) -> Option<&'a Entry> {
     desired::winner(&world.desired.entries, &world.desired.beside.lifted, &world.catalog.app, &world.catalog.groups)
+}
+
+/// Its number, as documents have it.
+fn topic(world: &World<'_>, e: &Entry) -> usize {
+    world.document(world.catalog.of(&e.newest.sha256)).topic
 }
 
 fn name(world: &World<'_>, sha256: &Digest) -> &'static str {

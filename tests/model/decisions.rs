@@ -1,7 +1,7 @@
 //! The decisions that the model asks: those that ship, or, to see whether the model would notice, one that is wrong.
 
 use std::time::Duration;
-use wherry::ipc::{Ack, Failure, Origin};
+use wherry::ipc::{Ack, Failure, Origin, Refusal};
 use wherry::keeper::desired::{self, Entry, Incoming, Verdict, Version};
 use wherry::keeper::lifecycle::{Action, Event, Life, Rules};
 use wherry::keeper::plan::{self, Change, Ready};
@@ -12,6 +12,8 @@ use wherry::keeper::work::{self, Elected, Next, Work};
 use wherry::manifest::{Id, Name};
 use wherry::protocol::State;
 
+pub type Accept = fn(&mut Desired, Taken<'_>, &[Id]) -> (State, Option<Refusal>);
+pub type Changes = fn(&[Ready], &[Ready]) -> Vec<(Name, Change)>;
 pub type Conclude = fn(&mut Desired, &Name, &Origin, &Version, State, Option<Failure>) -> Option<Ack>;
 pub type Fail = fn(&mut Desired, &Name, &Work, Failure, &dyn Fn(&Version) -> bool) -> (Option<Ack>, Next);
 
@@ -19,13 +21,13 @@ pub type Fail = fn(&mut Desired, &Name, &Work, Failure, &dyn Fn(&Version) -> boo
 #[derive(Clone, Copy)]
 pub struct Decisions {
     pub decide: fn(Option<&Entry>, Incoming) -> Verdict,
-    pub accept: fn(&mut Desired, Taken<'_>, &[Id]) -> (State, Option<wherry::ipc::Refusal>),
+    pub accept: Accept,
     pub elect: fn(&mut Desired, &Name, &[Id]) -> Elected,
     pub revive: fn(&Desired, &Name, &[Id]) -> Option<Work>,
     pub fail: Fail,
     pub conclude: Conclude,
     pub look: fn(&[Part<'_>], bool, bool, Duration, Duration) -> Look,
-    pub changes: fn(&[Ready], &[Ready]) -> Vec<(Name, Change)>,
+    pub changes: Changes,
     pub life: fn(&mut Life, Event, &Rules, Duration) -> Option<Action>,
     /// A document is on record before anything is done for it.
     pub record_first: bool,

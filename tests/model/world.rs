@@ -225,6 +225,16 @@ impl<'a> World<'a> {
         self.desired.entries.iter().find(|e| e.origin == *origin)
     }
 
+    /// No document that the broker retains is news.
+    pub fn has_heard_all(&self) -> bool {
+        let is_news = |d: usize| {
+            let Document { origin, manifest, sha256, .. } = self.document(d);
+            let incoming = Incoming { seq: manifest.seq, sha256: *sha256 };
+            (self.decisions.decide)(self.entry(origin), incoming) == Verdict::Process
+        };
+        !self.retained.into_iter().flatten().any(is_news)
+    }
+
     /// Makes one step. What cannot happen now does not.
     pub fn step(&mut self, step: Move) {
         if !self.can(step.event) {
@@ -412,6 +422,9 @@ impl<'a> World<'a> {
         let elected = (self.decisions.elect)(&mut self.desired, &self.catalog.app, &self.catalog.groups);
         for (_, ack) in elected.answers {
             self.emit(&ack);
+        }
+        if self.work.as_ref().zip(elected.work.as_ref()).is_some_and(|(now, then)| now.is_same(then)) {
+            return self.settle();
         }
         self.stage = None;
         self.work = elected.work;
