@@ -1,31 +1,36 @@
 //! The table of commands. The parser and the help read this one.
 
-use super::args::Call;
-use super::{compose, diff, publish, retry, serve, sign, status, watch};
-use crate::cli::verbs::{Opt, flag, value};
-use crate::exit::Error;
+use super::{compose, diff, publish, retry, serve, settings, sign, status, watch};
+use crate::cli::verbs::{Opt, PLAIN, Program, Verb, flag, value};
+use crate::cli::{help, print};
+use crate::exit::Code;
 
-/// One command.
-pub struct Verb {
-    /// What one types.
-    pub name: &'static str,
-    /// Operands and the most used options.
-    pub synopsis: &'static str,
-    /// What it does, in one line.
-    pub line: &'static str,
-    /// What one should know before using it.
-    pub text: &'static str,
-    /// Its own options.
-    pub options: &'static [Opt],
-    /// Command lines with what they do.
-    pub examples: &'static [(&'static str, &'static str)],
-    /// Fewest operands.
-    pub min: usize,
-    /// Most operands.
-    pub max: usize,
-    /// What does it.
-    pub run: fn(&Call) -> Result<u8, Error>,
-}
+/// The operator's program.
+pub static WHERRYCTL: Program = Program {
+    name: "wherryctl",
+    lists: "`wherryctl help` lists the commands",
+    before: "options of a command stand behind it: `wherryctl COMMAND --option`",
+    head: "wherryctl: a fleet of Wherry devices, by way of its MQTT broker.\n\nusage: wherryctl [OPTION...] COMMAND ...\n\n",
+    verbs: VERBS,
+    options: GLOBAL,
+    always: "-h, --json, --config FILE, --broker ADDRESS, --root TOPIC",
+    notes: settings::HELP,
+    codes: CODES,
+    tail: "\n`wherryctl help COMMAND` shows its options and examples\n",
+};
+
+const CODES: &[(Code, &str)] = &[
+    (Code::Ok, "done"),
+    (Code::Failed, "a device rejected it or failed; of diff: something differs"),
+    (Code::Usage, "wrong command line"),
+    (Code::BadData, "wrong content in a document or in the settings"),
+    (Code::NoInput, "a file is missing or cannot be read"),
+    (Code::Unavailable, "the broker cannot be reached, or a device did not answer or end in time"),
+    (Code::Internal, "a fault of wherryctl itself"),
+    (Code::CannotCreate, "a file cannot be made"),
+    (Code::Io, "reading or writing failed"),
+    (Code::NoPermission, "not allowed, by the system or by the broker"),
+];
 
 /// Options of every command.
 pub const GLOBAL: &[Opt] = &[
@@ -75,7 +80,8 @@ and the last line has all outcomes.",
         ],
         min: 1,
         max: 256,
-        run: publish::apply,
+        run: Some(publish::apply),
+        ..PLAIN
     },
     Verb {
         name: "rm",
@@ -88,7 +94,8 @@ stay unless --volumes says otherwise.",
         examples: &[("wherryctl rm -d router-17 web", "stop and remove it"), ("wherryctl rm -g site-north web", "of a whole group")],
         min: 1,
         max: 1,
-        run: publish::remove,
+        run: Some(publish::remove),
+        ..PLAIN
     },
     Verb {
         name: "status",
@@ -99,9 +106,9 @@ From what the broker keeps: each device's presence and report. LINK is online, o
 and then nothing for more than three of its intervals (only --listen can tell). A late will, of a session before, is ignored.",
         options: &[WHERE, LISTEN],
         examples: &[("wherryctl status", "every app of every device"), ("wherryctl status router-17 --json", "one device, for a program")],
-        min: 0,
         max: 1,
-        run: status::status,
+        run: Some(status::status),
+        ..PLAIN
     },
     Verb {
         name: "devices",
@@ -113,20 +120,18 @@ and then nothing for more than three of its intervals (only --listen can tell). 
             ("wherryctl devices", "all that the broker knows"),
             ("wherryctl devices -w link=online,flash_free<8M", "who runs out of flash?"),
         ],
-        min: 0,
-        max: 0,
-        run: status::devices,
+        run: Some(status::devices),
+        ..PLAIN
     },
     Verb {
         name: "watch",
         synopsis: "[DEVICE...]",
         line: "show steps, reports and presence as they come",
         text: "Until it is interrupted; a lost connection is made again. With --json, one document for each message, with its topic.",
-        options: &[],
         examples: &[("wherryctl watch", "the whole fleet"), ("wherryctl watch router-17 --json", "one device, for a program")],
-        min: 0,
         max: 256,
-        run: watch::watch,
+        run: Some(watch::watch),
+        ..PLAIN
     },
     Verb {
         name: "diff",
@@ -139,7 +144,8 @@ and seq and target do not count. The exit code is 0 if nothing differs, and 1 if
         examples: &[("wherryctl diff -g site-north web.yaml", "before apply")],
         min: 1,
         max: 1,
-        run: diff::diff,
+        run: Some(diff::diff),
+        ..PLAIN
     },
     Verb {
         name: "retry",
@@ -152,7 +158,8 @@ What comes of it shows in `wherryctl watch`. Applying the file again, with its n
         examples: &[("wherryctl retry -d router-17 web", "try it again")],
         min: 1,
         max: 1,
-        run: retry::retry,
+        run: Some(retry::retry),
+        ..PLAIN
     },
     Verb {
         name: "serve",
@@ -170,7 +177,8 @@ made again. With -k, documents are signed as they are published; a file may be a
         examples: &[("wherryctl serve /srv/fleet", "beside the broker, as a service")],
         min: 1,
         max: 1,
-        run: serve::serve,
+        run: Some(serve::serve),
+        ..PLAIN
     },
     Verb {
         name: "import",
@@ -184,7 +192,8 @@ error as FILE:LINE:COLUMN; the rest is still made. Devices take no images from r
         examples: &[("wherryctl import compose docker-compose.yml > web.json", "a first version of a manifest")],
         min: 2,
         max: 2,
-        run: compose::import,
+        run: Some(compose::import),
+        ..PLAIN
     },
     Verb {
         name: "keygen",
@@ -193,11 +202,11 @@ error as FILE:LINE:COLUMN; the rest is still made. Devices take no images from r
         text: "\
 Writes NAME.sec, which signs and is yours alone, and NAME.pub, which goes to the devices (/etc/wherry/trust). Both have the
 format of signify and usign; NAME.sec has no passphrase. A device with a public key takes nothing unsigned any more.",
-        options: &[],
         examples: &[("wherryctl keygen team", "team.sec and team.pub")],
         min: 1,
         max: 1,
-        run: sign::keygen,
+        run: Some(sign::keygen),
+        ..PLAIN
     },
     Verb {
         name: "sign",
@@ -214,7 +223,8 @@ with -k. Keysets are published by mosquitto_pub -r -q 1 -f FILE, to .../d/DEVICE
         ],
         min: 1,
         max: 1,
-        run: sign::sign,
+        run: Some(sign::sign),
+        ..PLAIN
     },
     Verb {
         name: "verify",
@@ -227,6 +237,53 @@ key, and 1 if none is. With --json, the document in the envelope is shown too.",
         examples: &[("wherryctl verify -k team.pub web.envelope", "is it what the team signed?")],
         min: 1,
         max: 1,
-        run: sign::verify,
+        run: Some(sign::verify),
+        ..PLAIN
+    },
+    Verb {
+        name: "version",
+        line: "show the version of this program",
+        text: "Of devices, `wherryctl devices` shows it.",
+        examples: &[("wherryctl version", "which release is it?")],
+        run: Some(|_| print::line(&format!("wherryctl {}", env!("CARGO_PKG_VERSION"))).map(|()| 0)),
+        ..PLAIN
+    },
+    Verb {
+        name: "help",
+        synopsis: "[COMMAND]",
+        line: "show all commands, or one with its options and examples",
+        text: "With --json, the table of commands and options, for programs that make completions.",
+        examples: &[("wherryctl help apply", "all about one command")],
+        max: 1,
+        run: Some(|call| help::asked(&WHERRYCTL, call)),
+        ..PLAIN
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_verb_has_its_help_and_it_fits_a_terminal_that_is_not_wide() {
+        for verb in VERBS {
+            assert!(!verb.examples.is_empty() && !verb.text.is_empty(), "{}", verb.name);
+            assert!(verb.examples.iter().all(|(line, _)| line.contains(&format!("wherryctl {}", verb.name))), "{}", verb.name);
+            let text = help::one(&WHERRYCTL, verb);
+            assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
+        }
+        let text = help::all(&WHERRYCTL);
+        assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
+    }
+
+    #[test]
+    fn no_option_has_two_meanings() {
+        for verb in VERBS {
+            let all: Vec<&Opt> = verb.options.iter().chain(GLOBAL).collect();
+            for (i, a) in all.iter().enumerate() {
+                let same = |b: &&&Opt| a.long == b.long || (a.short.is_some() && a.short == b.short);
+                assert!(!all[i + 1..].iter().any(|b| same(&b)), "{}: {}", verb.name, a.long);
+            }
+        }
+    }
+}
