@@ -840,16 +840,20 @@ fn each_bad_file_is_refused_with_its_faults_in_its_own_lines() {
 #[test]
 fn an_imported_compose_file_can_be_applied_once_its_image_is_put_in() {
     let f = Fleet::new();
-    let compose = "name: shop\nservices:\n  front:\n    image: nginx:1.27\n    command: sleep 100000\n    network_mode: none\n    ports: ['80:80']\n    environment: {A: 1}\n";
+    let compose = "name: shop\nservices:\n  front:\n    image: nginx:1.27\n    command: sleep 100000\n    network_mode: none\n    ports: ['80:80']\n    environment: {A: 1}\n\
+                   \x20   depends_on: {back: {condition: service_healthy}}\n  back:\n    image: nginx:1.27\n    command: sleep 100001\n    network_mode: none\n\
+                   \x20   healthcheck: {test: exit 0, interval: 1s}\n";
     let file = f.file("compose.yml", compose);
     let outcome = f.ctl(&["import", "compose", &file]);
     assert_eq!(outcome.code, 0, "{outcome:?}");
     assert!(outcome.err.contains(&format!("{file}:7:5: services.front.ports: ")), "{outcome:?}");
     let manifest = f.file("shop.json", &outcome.out);
-    f.fails(&["apply", "-d", &f.one.id, &manifest], 65, "one fault (above)");
+    f.fails(&["apply", "-d", &f.one.id, &manifest], 65, "2 faults (above)");
     fs::write(&manifest, outcome.out.replace("nginx:1.27", &harness::layout("plain"))).unwrap();
     f.ok(&["apply", "-d", &f.one.id, &manifest]);
     f.one.running("shop/front");
+    let listed = f.one.json(&["ls"]).to_string();
+    assert!(listed.contains("\"health\":\"healthy\""), "front waits for back: {listed}");
     let answer = lines(&f.ok(&["--json", "import", "compose", &file, "--app", "other"])).remove(0);
     assert_eq!((&answer["manifest"]["app"], &answer["left"][1]["line"]), (&json!("other"), &json!(7)), "{answer}");
 }
