@@ -3,6 +3,8 @@
 //! Needs what `keeper.rs` needs, openssl and signify-openbsd.
 
 mod harness;
+#[path = "fleet/keysets.rs"]
+mod keysets;
 
 use harness::broker::free_port;
 use harness::device::Outcome;

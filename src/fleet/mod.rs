@@ -10,6 +10,7 @@ mod compose;
 mod diff;
 mod document;
 mod keys;
+mod keyset;
 mod link;
 mod progress;
 mod publish;
