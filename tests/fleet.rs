@@ -2,6 +2,8 @@
 //!
 //! Needs what `keeper.rs` needs, openssl and signify-openbsd.
 
+#[path = "fleet/commands.rs"]
+mod commands;
 mod harness;
 #[path = "fleet/keysets.rs"]
 mod keysets;
@@ -538,28 +540,6 @@ fn diff_tells_what_apply_would_change() {
     assert_eq!((found.code, sorted(&found.out)), (1, sorted(&expected)), "{found:?}");
     let json = lines(&f.ctl(&["--json", "diff", "-w", "app=web", &changed]).out);
     assert_eq!((json.len(), json[0]["changes"].as_array().unwrap().len()), (1, 2), "{json:?}");
-}
-
-#[test]
-fn retry_asks_the_session_of_the_device_and_shows_its_answer() {
-    let mut f = Fleet::new();
-    f.fails(
-        &["retry", "-d", &f.one.id, "web"],
-        65,
-        &format!("cannot retry web on {}: it refused (bad_value): there is no app web", f.one.id),
-    );
-    let sent = eventually("the command is seen", || f.one.broker.messages().into_iter().find(|m| m.topic.contains("/in/cmd/")));
-    let presence = f.one.said("presence").pop().unwrap();
-    assert_eq!(
-        sent.payload,
-        json!({"wherry": 1, "id": sent.topic.rsplit('/').next(), "session": format!("{}.{}", presence["boot"], presence["conn"]), "do": "retry", "app": "web",
-        "target": {"fleet": "wherry", "device": f.one.id}})
-    );
-    f.fails(&["retry", "web"], 64, "a command is for one device");
-    f.fails(&["retry", "-d", "nobody", "web"], 69, "it is not online");
-    f.two.end(Signal::SIGINT);
-    f.fails(&["retry", "-d", &f.two.id, "web"], 69, "it is not online");
-    f.two.start();
 }
 
 // ---- signatures ----

@@ -6,6 +6,7 @@
 
 mod address;
 mod args;
+mod command;
 mod compose;
 mod diff;
 mod document;
@@ -14,7 +15,6 @@ mod keyset;
 mod link;
 mod progress;
 mod publish;
-mod retry;
 mod seen;
 mod select;
 mod serve;

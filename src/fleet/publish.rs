@@ -299,8 +299,7 @@ fn audience(session: &Session, order: &Order) -> BTreeSet<Id> {
     match &order.target.whom {
         Whom::Device(id) => BTreeSet::from([id.clone()]),
         Whom::Group(_) => {
-            let member = |device: &Device| device.apps.0.iter().any(|(_, report)| report.target == order.target);
-            session.fleet.devices.iter().filter(|(_, device)| member(device)).map(|(id, _)| id.clone()).collect()
+            session.fleet.devices.iter().filter(|(_, device)| device.is_of(&order.target)).map(|(id, _)| id.clone()).collect()
         }
     }
 }

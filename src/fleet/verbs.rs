@@ -1,9 +1,10 @@
 //! The table of commands. The parser and the help read this one.
 
-use super::{compose, diff, keyset, publish, retry, serve, settings, sign, status, watch};
+use super::{command, compose, diff, keyset, publish, serve, settings, sign, status, watch};
 use crate::cli::verbs::{Opt, PLAIN, Program, Verb, flag, value};
 use crate::cli::{help, print};
 use crate::exit::Code;
+use crate::protocol;
 
 /// The operator's program.
 pub static WHERRYCTL: Program = Program {
@@ -51,6 +52,19 @@ const DRY_RUN: Opt = flag(None, "dry-run", "check, say what would be published, 
 const EXPECT: Opt = value(None, "expect", "N", "of a group: so many devices must answer (default: those known to be in it, at least one)");
 const KEY: Opt = value(Some('k'), "key", "FILE", "sign with this secret key; may be given several times (default: `signing_key`)");
 const LISTEN: Opt = value(None, "listen", "TIME", "listen so long first: who is silent for three intervals is then told as silent");
+
+const COMMAND: &[Opt] = &[
+    DEVICE,
+    value(Some('g'), "group", "ID", "for each device that has an app by way of this group"),
+    WHERE,
+    KEY,
+    value(None, "timeout", "TIME", "how long devices may take (default: 30s)"),
+];
+
+const COMMANDS: &str = "\
+The command is for the session that each device is in: who is not online does not get it later. The answer says that it is
+begun; what comes of it shows in `wherryctl watch`. It ends well when all have said so. With --json, each answer is one JSON
+document on its own line.";
 
 const SELECTORS: &str = "\
 A selector is KEY=VALUE, joined by commas, all of which must hold; != < <= > >= compare too. Keys: device, link (online,
@@ -151,17 +165,75 @@ and seq and target do not count. The exit code is 0 if nothing differs, and 1 if
         ..PLAIN
     },
     Verb {
+        name: "start",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP[/CONTAINER]",
+        line: "start the containers of an app that were stopped by `wherryctl stop`",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl start -d router-17 web", "all of them"), ("wherryctl start -d router-17 web/nginx", "one of them")],
+        min: 1,
+        max: 1,
+        run: Some(|call| command::send(call, protocol::Verb::Start)),
+        ..PLAIN
+    },
+    Verb {
+        name: "stop",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP[/CONTAINER]",
+        line: "stop containers, until they are started or another document comes",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl stop -g site-north web", "on each device that has an app by the group")],
+        min: 1,
+        max: 1,
+        run: Some(|call| command::send(call, protocol::Verb::Stop)),
+        ..PLAIN
+    },
+    Verb {
+        name: "restart",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP[/CONTAINER]",
+        line: "stop containers and start them again",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl restart -w app=web,link=online web", "wherever it is")],
+        min: 1,
+        max: 1,
+        run: Some(|call| command::send(call, protocol::Verb::Restart)),
+        ..PLAIN
+    },
+    Verb {
         name: "retry",
-        synopsis: "-d ID APP",
-        line: "let a device try again what failed",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP",
+        line: "let devices try again what failed",
         text: "\
-Sends the command `retry` for the session that the device is in, and shows its answer: whether another attempt is begun.
+Sends the command `retry` for the session that a device is in, and shows its answer: whether another attempt is begun.
 What comes of it shows in `wherryctl watch`. Applying the file again, with its new number, does the same.",
-        options: &[DEVICE, KEY, value(None, "timeout", "TIME", "how long the device may take (default: 30s)")],
+        options: COMMAND,
         examples: &[("wherryctl retry -d router-17 web", "try it again")],
         min: 1,
         max: 1,
-        run: Some(retry::retry),
+        run: Some(|call| command::send(call, protocol::Verb::Retry)),
+        ..PLAIN
+    },
+    Verb {
+        name: "prune",
+        synopsis: "(-d ID | -g ID | -w SELECTOR)",
+        line: "let devices remove images and layers that nothing needs",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl prune -w flash_free<8M", "where flash is short")],
+        run: Some(|call| command::send(call, protocol::Verb::Prune)),
+        ..PLAIN
+    },
+    Verb {
+        name: "diag",
+        synopsis: "(-d ID | -g ID | -w SELECTOR)",
+        line: "fetch the support bundle of devices, without secrets",
+        text: "\
+What `wherry diag` collects on a device, as far as an answer of 192 KiB holds it. Of one device the bundle is printed as it is; of
+several, each is one JSON document on its own line, with the device.",
+        options: COMMAND,
+        examples: &[("wherryctl diag -d router-17 > router-17.json", "for a report")],
+        run: Some(|call| command::send(call, protocol::Verb::Diag)),
         ..PLAIN
     },
     Verb {
