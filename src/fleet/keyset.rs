@@ -155,7 +155,7 @@ pub struct About<'a> {
 }
 
 /// The keys of a keyset that the broker keeps; none if it cannot be read.
-pub fn kept_keys(payload: Option<&Vec<u8>>) -> Vec<Grant> {
+pub fn kept_keys(payload: Option<&[u8]>) -> Vec<Grant> {
     payload.and_then(|payload| KeysetDocument::parse(&opened(payload)).ok()).map_or_else(Vec::new, |document| document.keys)
 }
 

@@ -41,6 +41,8 @@ struct Order {
     subject: Subject,
     ready: Ready,
     topic: String,
+    /// What the broker keeps there before.
+    before: Option<Vec<u8>>,
 }
 
 /// `wherryctl apply FILE...`.
@@ -107,8 +109,9 @@ fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
         let view = View::new(call);
         wait(&mut session, (&settings, &filters), &orders, &mut followed, view, timeout).await?;
         let result = verdict(call, &session, &orders, &followed, timeout);
+        let taken_back = take_back(&mut session, &orders, &followed).await;
         session.link.close().await;
-        result
+        result.and_then(|code| taken_back.map(|()| code))
     })
 }
 
@@ -204,7 +207,7 @@ impl Wanted {
     /// Tells what a keyset would lock out.
     fn caution(&self, session: &Session, order: &Order, own: Option<KeyId>) {
         let (Self::Keyset(keyset), Subject::Keyset) = (self, &order.subject) else { return };
-        let before = kept_keys(session.kept.get(&order.topic));
+        let before = kept_keys(order.before.as_deref());
         let fileless = fileless(session, &order.target.whom, &before);
         let signers: Vec<KeyId> =
             Envelope::parse(&order.ready.payload).map_or_else(|_| Vec::new(), |e| e.signatures.iter().map(|s| s.key).collect());
@@ -253,7 +256,8 @@ fn orders(session: &Session, wanted: &[(Wanted, Address)], keys: &[SecretKey]) -
         for whom in address.resolve(&session.fleet, now())? {
             let (target, subject) = (session.target(&whom), wanted.subject());
             let ready = wanted.ready(session, &target, keys)?;
-            orders.push(Order { topic: subject.topic(&session.root, &whom), target, subject, ready });
+            let topic = subject.topic(&session.root, &whom);
+            orders.push(Order { before: session.kept.get(&topic).cloned(), topic, target, subject, ready });
         }
     }
     Ok(orders)
@@ -310,7 +314,7 @@ fn follow(session: &Session, order: &Order, least: Option<usize>) -> Followed {
 }
 
 fn tell_order(call: &Call, order: &Order, what: &str) -> Result<(), Error> {
-    let Order { target, subject, ready, topic } = order;
+    let Order { target, subject, ready, topic, .. } = order;
     if call.json() {
         let document: serde_json::Value = serde_json::from_slice(&ready.payload).unwrap_or_default();
         return print::json(&json!({"topic": topic, "seq": ready.seq, "sha256": ready.sha256.hex(), "published": document}));
@@ -376,6 +380,20 @@ fn ask_again(session: &mut Session, orders: &[Order]) {
     for order in orders.iter().filter(|order| order.subject == Subject::Keyset) {
         session.link.publish(order.topic.clone(), order.ready.payload.clone(), true);
     }
+}
+
+/// A keyset that nobody took and somebody refused must not stay where devices look for the one in force: the broker keeps the one before again.
+async fn take_back(session: &mut Session, orders: &[Order], followed: &[Followed]) -> Result<(), Error> {
+    for (order, followed) in orders.iter().zip(followed).filter(|(order, _)| order.subject == Subject::Keyset) {
+        let outcomes = followed.outcomes();
+        if outcomes.iter().any(Outcome::is_good) || outcomes.iter().all(Outcome::is_open) {
+            continue;
+        }
+        let what = if order.before.is_some() { "the keyset before" } else { "no keyset" };
+        note(&format!("the broker keeps {what} for {} again", whom(&order.target)));
+        session.link.publish(order.topic.clone(), order.before.clone().unwrap_or_default(), true);
+    }
+    session.link.flush().await
 }
 
 /// How the steps are shown: lines, JSON, or for a person at a terminal one line that is written over below the ends.

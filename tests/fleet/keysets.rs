@@ -73,6 +73,7 @@ fn a_key_that_signs_is_replaced_on_a_whole_group_without_a_visit() {
     check_failure(&outcome, &["apply"], 1, "cannot apply keyset: ");
     let warning = format!("warning: keyset of group north: key {}, which signs it, is no root key by the keyset before", f.key("old"));
     assert!(outcome.err.contains("keyset: rejected (out_of_scope): ") && outcome.err.contains(&warning), "{outcome:?}");
+    f.keeps(GROUP, "the first keyset again", |now| *now == kept);
     let outcome = f.ctl(&["apply", "-g", "north", "--expect", "2", "-k", "stranger.sec", &overlap]);
     check_failure(&outcome, &["apply"], 1, "keyset: rejected (unknown_key): ");
     f.fails(&["apply", "-g", "north", &overlap], 64, "nobody signs");
@@ -100,6 +101,8 @@ fn a_key_that_signs_is_replaced_on_a_whole_group_without_a_visit() {
     f.one.broker.publish(GROUP, b"", true);
     f.keeps(GROUP, "nothing", |kept| kept.is_null());
     f.fails(&["apply", "--expect", "2", &old], 1, "keyset: rejected (stale): ");
+    let shown = lines(&f.ok(&["--json", "keyset", "show", "-g", "north"])).remove(0);
+    assert_eq!(shown["keysets"], json!([]), "what was refused is taken back");
     f.trusts(&["root", "new"]);
     f.ok(&["apply", "-d", &f.two.id, "-k", "new.sec", &web]);
 }
