@@ -17,8 +17,7 @@ const TIMEOUT: &str = "30s";
 
 /// There is to be no check.
 fn is_off(healthcheck: &Tree) -> bool {
-    let test = healthcheck.get("test");
-    let none = test.is_some_and(|test| test.items().first().unwrap_or(test).scalar() == Some("NONE"));
+    let none = healthcheck.get("test").is_some_and(|test| test.items().first().and_then(Tree::scalar) == Some("NONE"));
     none || healthcheck.get("disable").is_some_and(|tree| tree.value == Value::Bool(true))
 }
 
