@@ -2,7 +2,11 @@
 //!
 //! Needs what `keeper.rs` needs, openssl and signify-openbsd.
 
+#[path = "fleet/commands.rs"]
+mod commands;
 mod harness;
+#[path = "fleet/keysets.rs"]
+mod keysets;
 #[path = "fleet/streams.rs"]
 mod streams;
 
@@ -569,28 +573,6 @@ fn diff_tells_what_apply_would_change() {
     assert_eq!((json.len(), json[0]["changes"].as_array().unwrap().len()), (1, 2), "{json:?}");
 }
 
-#[test]
-fn retry_asks_the_session_of_the_device_and_shows_its_answer() {
-    let mut f = Fleet::new();
-    f.fails(
-        &["retry", "-d", &f.one.id, "web"],
-        65,
-        &format!("cannot retry web on {}: it refused (bad_value): there is no app web", f.one.id),
-    );
-    let sent = eventually("the command is seen", || f.one.broker.messages().into_iter().find(|m| m.topic.contains("/in/cmd/")));
-    let presence = f.one.said("presence").pop().unwrap();
-    assert_eq!(
-        sent.payload,
-        json!({"wherry": 1, "id": sent.topic.rsplit('/').next(), "session": format!("{}.{}", presence["boot"], presence["conn"]), "do": "retry", "app": "web",
-        "target": {"fleet": "wherry", "device": f.one.id}})
-    );
-    f.fails(&["retry", "web"], 64, "a command is for one device");
-    f.fails(&["retry", "-d", "nobody", "web"], 69, "it is not online");
-    f.two.end(Signal::SIGINT);
-    f.fails(&["retry", "-d", &f.two.id, "web"], 69, "it is not online");
-    f.two.start();
-}
-
 // ---- signatures ----
 
 /// The container with its image named by digest.
@@ -871,16 +853,20 @@ fn each_bad_file_is_refused_with_its_faults_in_its_own_lines() {
 #[test]
 fn an_imported_compose_file_can_be_applied_once_its_image_is_put_in() {
     let f = Fleet::new();
-    let compose = "name: shop\nservices:\n  front:\n    image: nginx:1.27\n    command: sleep 100000\n    network_mode: none\n    ports: ['80:80']\n    environment: {A: 1}\n";
+    let compose = "name: shop\nservices:\n  front:\n    image: nginx:1.27\n    command: sleep 100000\n    network_mode: none\n    ports: ['80:80']\n    environment: {A: 1}\n\
+                   \x20   depends_on: {back: {condition: service_healthy}}\n  back:\n    image: nginx:1.27\n    command: sleep 100001\n    network_mode: none\n\
+                   \x20   healthcheck: {test: exit 0, interval: 1s}\n";
     let file = f.file("compose.yml", compose);
     let outcome = f.ctl(&["import", "compose", &file]);
     assert_eq!(outcome.code, 0, "{outcome:?}");
     assert!(outcome.err.contains(&format!("{file}:7:5: services.front.ports: ")), "{outcome:?}");
     let manifest = f.file("shop.json", &outcome.out);
-    f.fails(&["apply", "-d", &f.one.id, &manifest], 65, "one fault (above)");
+    f.fails(&["apply", "-d", &f.one.id, &manifest], 65, "2 faults (above)");
     fs::write(&manifest, outcome.out.replace("nginx:1.27", &harness::layout("plain"))).unwrap();
     f.ok(&["apply", "-d", &f.one.id, &manifest]);
     f.one.running("shop/front");
+    let listed = f.one.json(&["ls"]).to_string();
+    assert!(listed.contains("\"health\":\"healthy\""), "front waits for back: {listed}");
     let answer = lines(&f.ok(&["--json", "import", "compose", &file, "--app", "other"])).remove(0);
     assert_eq!((&answer["manifest"]["app"], &answer["left"][1]["line"]), (&json!("other"), &json!(7)), "{answer}");
 }

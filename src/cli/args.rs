@@ -1,6 +1,6 @@
-//! The command line, parsed by the table of verbs: what the help shows is what is accepted.
+//! The command line, parsed by a program's table of verbs: what the help shows is what is accepted.
 
-use super::verbs::{GLOBAL, Opt, Takes, VERBS, Verb};
+use super::verbs::{Opt, Program, Takes, Verb};
 use crate::exit::{Code, Error};
 use crate::manifest::Name;
 use lexopt::{Arg, Parser};
@@ -32,25 +32,28 @@ pub enum Asked {
 }
 
 /// Parses all arguments behind the program's name.
-pub fn parse(args: Vec<OsString>) -> Result<Asked, Error> {
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse(program: &'static Program, args: Vec<OsString>) -> Result<Asked, Error> {
     let mut parser = Parser::from_args(args);
     let mut options = Options::new();
     let verb = loop {
         match parser.next().map_err(|e| wrong(&e))? {
             None if has(&options, "help") => return Ok(Asked::Help(None, has(&options, "json"))),
-            None if has(&options, "version") => break find("version")?,
-            None => return Err(Error::usage("no command given").hint("`wherry help` lists the commands")),
-            Some(Arg::Value(word)) => break find(&text(word)?)?,
+            None if has(&options, "version") => break find(program, "version")?,
+            None => return Err(Error::usage("no command given").hint(program.lists)),
+            Some(Arg::Value(word)) => break find(program, &text(word)?)?,
             Some(arg) => {
-                let opt = known(&arg, &[], None)?;
+                let opt = known(program, &arg, None)?;
                 take(&mut parser, opt, &mut options)?;
             }
         }
     };
-    operands(parser, verb, options).map_err(|e| verb.failed(e))
+    operands(program, parser, verb, options).map_err(|e| verb.failed(e))
 }
 
-fn operands(mut parser: Parser, verb: &'static Verb, mut options: Options) -> Result<Asked, Error> {
+fn operands(program: &'static Program, mut parser: Parser, verb: &'static Verb, mut options: Options) -> Result<Asked, Error> {
     let (mut operands, mut rest) = (Vec::new(), Vec::new());
     while let Some(arg) = parser.next().map_err(|e| wrong(&e))? {
         if let Arg::Value(word) = arg {
@@ -61,7 +64,7 @@ fn operands(mut parser: Parser, verb: &'static Verb, mut options: Options) -> Re
             }
             continue;
         }
-        let opt = known(&arg, verb.options, Some(verb))?;
+        let opt = known(program, &arg, Some(verb))?;
         take(&mut parser, opt, &mut options)?;
     }
     // `--` may set the program off from our own options; the program never sees it.
@@ -69,7 +72,7 @@ fn operands(mut parser: Parser, verb: &'static Verb, mut options: Options) -> Re
         rest.remove(0);
     }
     let call = Call { verb, options, operands, rest };
-    if call.has("help") { Ok(Asked::Help(Some(verb), call.has("json"))) } else { counted(call).map(Asked::Call) }
+    if call.has("help") { Ok(Asked::Help(Some(verb), call.has("json"))) } else { counted(program, call).map(Asked::Call) }
 }
 
 fn has(options: &[(&'static str, Option<OsString>)], long: &str) -> bool {
@@ -77,19 +80,23 @@ fn has(options: &[(&'static str, Option<OsString>)], long: &str) -> bool {
 }
 
 /// The verb of this name.
-pub fn find(word: &str) -> Result<&'static Verb, Error> {
-    let names: Vec<&str> = VERBS.iter().map(|v| v.name).collect();
-    VERBS.iter().find(|v| v.name == word).ok_or_else(|| {
+///
+/// # Errors
+/// There is none; the hint names one that is spelled alike.
+pub fn find(program: &'static Program, word: &str) -> Result<&'static Verb, Error> {
+    let names: Vec<&str> = program.verbs.iter().map(|v| v.name).collect();
+    program.verbs.iter().find(|v| v.name == word).ok_or_else(|| {
         let hint = match nearest(word, &names) {
-            Some(name) => format!("did you mean `wherry {name}`?"),
-            None => "`wherry help` lists the commands".into(),
+            Some(name) => format!("did you mean `{} {name}`?", program.name),
+            None => program.lists.into(),
         };
         Error::usage(format!("no such command: {word}")).hint(hint)
     })
 }
 
-fn known(arg: &Arg<'_>, own: &'static [Opt], verb: Option<&Verb>) -> Result<&'static Opt, Error> {
-    let all = || own.iter().chain(GLOBAL);
+fn known(program: &'static Program, arg: &Arg<'_>, verb: Option<&'static Verb>) -> Result<&'static Opt, Error> {
+    let (own, always) = (verb.map_or(&[][..], |v| v.options), program.options);
+    let all = || own.iter().chain(always);
     let found = match arg {
         Arg::Short(c) => all().find(|o| o.short == Some(*c)),
         Arg::Long(name) => all().find(|o| o.long == *name),
@@ -104,8 +111,8 @@ fn known(arg: &Arg<'_>, own: &'static [Opt], verb: Option<&Verb>) -> Result<&'st
         let names: Vec<&str> = all().map(|o| o.long).collect();
         let hint = match (nearest(written.trim_start_matches('-'), &names), verb) {
             (Some(name), _) if written.starts_with("--") => format!("did you mean --{name}?"),
-            (_, Some(verb)) => format!("`wherry help {}` lists the options", verb.name),
-            (_, None) => "options of a command stand behind it: `wherry COMMAND --option`".into(),
+            (_, Some(verb)) => format!("`{} help {}` lists the options", program.name, verb.name),
+            (_, None) => program.before.into(),
         };
         Error::usage(format!("no such option: {written}")).hint(hint)
     })
@@ -125,14 +132,15 @@ fn is_number(word: &OsStr) -> bool {
     word.to_str().is_some_and(|s| !s.is_empty() && s.bytes().all(|c| c.is_ascii_digit()))
 }
 
-fn counted(call: Call) -> Result<Call, Error> {
-    let Verb { name, synopsis, min, max, .. } = call.verb;
+fn counted(program: &Program, call: Call) -> Result<Call, Error> {
+    let Verb { name, synopsis, .. } = call.verb;
+    let (min, max) = (usize::from(call.verb.min), usize::from(call.verb.max));
     let given = call.operands.len();
-    let usage = |message: String| Err(Error::usage(message).hint(format!("usage: wherry {name} {synopsis}")));
-    if given < *min {
+    let usage = |message: String| Err(Error::usage(message).hint(format!("usage: {} {name} {synopsis}", program.name)));
+    if given < min {
         return usage(format!("{name} needs {} more", if min - given == 1 { "one operand" } else { "operands" }));
     }
-    match call.operands.get(*max) {
+    match call.operands.get(max) {
         Some(word) => usage(format!("{name} does not take {}", word.to_string_lossy())),
         None => Ok(call),
     }
@@ -251,10 +259,11 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verbs::{VERBS, WHERRY};
     use super::*;
 
     fn call(line: &str) -> Result<Call, String> {
-        match parse(line.split_whitespace().map(OsString::from).collect()) {
+        match parse(&WHERRY, line.split_whitespace().map(OsString::from).collect()) {
             Ok(Asked::Call(call)) => Ok(call),
             Ok(Asked::Help(..)) => Err("help".into()),
             Err(e) => Err(e.to_string()),

@@ -34,12 +34,16 @@ use std::process::ExitCode;
 
 /// Runs the command that these arguments (without the program's name) ask for.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    conclude(dispatch(args))
+    conclude(dispatch(&verbs::WHERRY, args))
 }
 
-fn dispatch(args: Vec<OsString>) -> Result<u8, Error> {
-    match args::parse(args)? {
-        args::Asked::Help(verb, as_json) => help::show(verb, as_json),
+/// Does what these arguments of a program ask for; gives the exit code.
+///
+/// # Errors
+/// What is wrong with them, or what went wrong.
+pub(crate) fn dispatch(program: &'static verbs::Program, args: Vec<OsString>) -> Result<u8, Error> {
+    match args::parse(program, args)? {
+        args::Asked::Help(verb, as_json) => help::show(program, verb, as_json),
         args::Asked::Call(call) => match call.verb.run {
             Some(run) => run(&call).map_err(|e| call.failed(e)),
             None => Err(Error::new(Code::Internal, format!("{} is not part of this program", call.verb.name))),

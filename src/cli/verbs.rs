@@ -2,7 +2,46 @@
 
 use super::args::Call;
 use super::{apply, attach, check, control, copy, diag, events, exec, help, list, logs, run, stats, status, validate};
-use crate::exit::Error;
+use crate::exit::{CODES, Code, Error};
+
+/// A program with commands: this one, or another that has its command line read and its help printed by the same rules.
+pub struct Program {
+    /// What one types.
+    pub name: &'static str,
+    /// The hint where no command is what was typed.
+    pub lists: &'static str,
+    /// The hint where an option stands before the command that has it.
+    pub before: &'static str,
+    /// How its help begins, up to the commands.
+    pub head: &'static str,
+    /// Its commands, in the order of the help.
+    pub verbs: &'static [Verb],
+    /// Options of every command.
+    pub options: &'static [Opt],
+    /// These in short, for the help of one command.
+    pub always: &'static str,
+    /// What its help says of settings and variables, up to the exit codes.
+    pub notes: &'static str,
+    /// Exit codes with their meaning.
+    pub codes: &'static [(Code, &'static str)],
+    /// How its help ends, behind these.
+    pub tail: &'static str,
+}
+
+/// The program on devices.
+pub static WHERRY: Program = Program {
+    name: "wherry",
+    lists: "`wherry help` lists the commands",
+    before: "options of a command stand behind it: `wherry COMMAND --option`",
+    head: "Wherry: containers small enough for a router.\n\nusage: wherry [--json] [--socket PATH] COMMAND ...\n\n",
+    verbs: VERBS,
+    options: GLOBAL,
+    always: "-h, --json, --socket PATH",
+    notes: "\nenvironment:\n  WHERRY_SOCKET   keeper's socket\n  WHERRY_LOG      off, error, warn, info, debug or trace\n\nexit codes:\n",
+    codes: CODES,
+    tail: "  exec, run and attach: the program's own code, or 128 and the number of the signal that ended it\n\n\
+           `wherry help COMMAND` shows its options and examples\n",
+};
 
 /// One command.
 pub struct Verb {
@@ -19,9 +58,9 @@ pub struct Verb {
     /// Command lines with what they do.
     pub examples: &'static [(&'static str, &'static str)],
     /// Fewest operands.
-    pub min: usize,
+    pub min: u16,
     /// Most operands.
-    pub max: usize,
+    pub max: u16,
     /// All behind the first operand belongs to a program.
     pub rest: bool,
     /// It ends as a program ends.
@@ -56,11 +95,13 @@ pub enum Takes {
     Number(&'static str),
 }
 
-pub(crate) const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
+/// An option that is given or not.
+pub const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
     Opt { short, long, takes: Takes::Nothing, help }
 }
 
-pub(crate) const fn value(short: Option<char>, long: &'static str, name: &'static str, help: &'static str) -> Opt {
+/// An option with a value.
+pub const fn value(short: Option<char>, long: &'static str, name: &'static str, help: &'static str) -> Opt {
     Opt { short, long, takes: Takes::Value(name), help }
 }
 
@@ -73,9 +114,10 @@ pub const GLOBAL: &[Opt] = &[
 ];
 
 /// Most apps in one command.
-const MAX_HELD: usize = 64;
+const MAX_HELD: u16 = 64;
 
-const PLAIN: Verb = Verb {
+/// What most commands have in common.
+pub const PLAIN: Verb = Verb {
     name: "",
     synopsis: "",
     line: "",
@@ -431,7 +473,7 @@ What a file is, follows from its content. A signature is verified by the device 
 Needs no keeper. - is standard input. The exit code is 65 when a file has a fault.",
         examples: &[("wherry validate web.json", "a manifest"), ("wherry validate /etc/wherry/settings.json", "the device's settings")],
         min: 1,
-        max: usize::MAX,
+        max: u16::MAX,
         run: Some(validate::validate),
         ..PLAIN
     },

@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 use std::path::Path;
 
 mod fields;
+mod health;
 
 /// What could not be mapped, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +35,13 @@ struct Imported {
 }
 
 /// Collects what is left.
-struct Report {
+struct Report<'a> {
     left: Vec<Left>,
+    /// All services, for what one says of another.
+    services: &'a [Member],
 }
 
-impl Report {
+impl Report<'_> {
     fn leave(&mut self, at: usize, path: impl Into<String>, why: impl Into<String>) {
         self.left.push(Left { at, path: path.into(), why: why.into() });
     }
@@ -106,9 +109,9 @@ fn convert(tree: &Tree, app: &str) -> Result<Imported, (usize, String)> {
     if !matches!(tree.value, Value::Object(_)) {
         return Err((tree.at, "a compose file is a mapping with `services`".into()));
     }
-    let mut report = Report { left: Vec::new() };
     let services = tree.members().iter().find(|m| m.key == "services");
     let services = services.filter(|m| !m.value.members().is_empty()).ok_or_else(|| (tree.at, no_services(tree)))?;
+    let mut report = Report { left: Vec::new(), services: services.value.members() };
     let mut containers = Vec::new();
     for service in services.value.members() {
         container(service, &mut containers, &mut report)?;
@@ -126,7 +129,10 @@ fn convert(tree: &Tree, app: &str) -> Result<Imported, (usize, String)> {
     report.left.sort_by_key(|left| left.at);
     let containers = containers.into_iter().map(|(name, container)| (name, in_order(container, &CONTAINER))).collect();
     let manifest = Out::object([("wherry", Out::Whole(SCHEMA)), ("app", Out::text(app)), ("containers", Out::Object(containers))]);
-    Ok(Imported { manifest, left: report.left })
+    match health::disorder(services, &manifest) {
+        Some(disorder) => Err(disorder),
+        None => Ok(Imported { manifest, left: report.left }),
+    }
 }
 
 /// A value with its fields in the order of the manifest's table; what is no field keeps the order of its name.

@@ -67,9 +67,16 @@ pub fn shown(file: &OsStr) -> String {
 /// There are faults.
 pub fn load(verb: &str, file: &OsStr) -> Result<Loaded, Error> {
     let (shown, text) = (shown(file), text(verb, file)?);
-    let (loaded, faults) = examine(&shown, Language::of(file, &text), &text);
-    faults.0.iter().for_each(|fault| note(&told(&shown, fault)));
-    loaded.ok_or_else(|| {
+    concluded(verb, &shown, examine(&shown, Language::of(file, &text), &text))
+}
+
+/// What is in a file, after all that is wrong with it was told.
+///
+/// # Errors
+/// There are faults.
+pub fn concluded<T>(verb: &str, shown: &str, (found, faults): (Option<T>, Faults)) -> Result<T, Error> {
+    faults.0.iter().for_each(|fault| note(&told(shown, fault)));
+    found.ok_or_else(|| {
         let errors = faults.0.iter().filter(|f| f.severity == crate::manifest::Severity::Error).count();
         let count = if errors == 1 { "one fault".into() } else { format!("{errors} faults") };
         Error::new(Code::BadData, format!("cannot {verb} {shown}: {count} (above)"))
@@ -98,12 +105,8 @@ pub fn examine(shown: &str, language: Language, text: &str) -> (Option<Loaded>, 
     (loaded, faults)
 }
 
-/// A document that was signed elsewhere. Faults of what is in it have no place: nobody sees it in the file.
+/// A document that was signed elsewhere.
 fn envelope(shown: &str, tree: Tree, text: &str) -> (Option<Loaded>, Faults) {
-    let placeless = |faults: Faults| {
-        let bare = |f: Fault| Fault { line: 0, column: 0, excerpt: None, ..f };
-        Faults(faults.0.into_iter().map(bare).collect())
-    };
     let envelope = match Envelope::parse(text.as_bytes()) {
         Ok(envelope) if envelope.kind == Kind::Desired => envelope,
         Ok(envelope) => {
@@ -124,6 +127,12 @@ fn envelope(shown: &str, tree: Tree, text: &str) -> (Option<Loaded>, Faults) {
     }
 }
 
+/// Faults of what is in an envelope: nobody sees their places in the file.
+pub fn placeless(faults: Faults) -> Faults {
+    let bare = |f: Fault| Fault { line: 0, column: 0, excerpt: None, ..f };
+    Faults(faults.0.into_iter().map(bare).collect())
+}
+
 /// Why a device would refuse a document although its signature is good.
 pub fn unsignable(manifest: &Manifest) -> Option<Fault> {
     lacks(manifest).into_iter().next().map(|(reason, path, why)| Fault::placeless(path, reason, why.to_owned()))
@@ -131,7 +140,7 @@ pub fn unsignable(manifest: &Manifest) -> Option<Fault> {
 
 /// In JSON a brace stands in front of an object's first field. Elsewhere the object begins where that field does, and what is missing in the object
 /// must not be told of the field.
-fn relocate(fault: &mut Fault, tree: &Tree, text: &str) {
+pub fn relocate(fault: &mut Fault, tree: &Tree, text: &str) {
     let field = fault.message.strip_prefix("the field `").and_then(|rest| rest.strip_suffix("` is missing"));
     let lacks = |tree: &Tree| field.is_some_and(|field| place(text, tree.at) == (fault.line, fault.column) && tree.get(field).is_none());
     if let Some(path) = find_object(tree, &mut String::new(), &lacks) {
@@ -155,7 +164,8 @@ fn find_object(tree: &Tree, path: &mut String, is_it: &impl Fn(&Tree) -> bool) -
     tree.items().iter().enumerate().find_map(|(i, item)| find_object(item, &mut format!("{path}[{i}]"), is_it))
 }
 
-fn syntax(text: &str, wrong: Wrong) -> Fault {
+/// The fault of a text that is not of its language.
+pub fn syntax(text: &str, wrong: Wrong) -> Fault {
     let (line, column) = place(text, wrong.at);
     let shown: String = text.lines().nth(line - 1).unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     // The part of the line around the fault: a document may be one long line.
@@ -207,19 +217,24 @@ impl Loaded {
             Some(fault) => {
                 Err(Error::new(Code::BadData, format!("cannot sign {} with {}: {}", self.shown, first.public.id, fault.sentence())))
             }
-            None => ready.sealed(keys),
+            None => ready.sealed(Kind::Desired, keys),
         }
     }
 
     fn json(&self, seq: u64, target: Option<&Target>) -> String {
-        let member = |key: &str, value| Member { at: 0, end: 0, key: key.to_owned(), value };
-        let (front, rest): (Vec<_>, Vec<_>) = self.tree.members().iter().cloned().partition(|m| matches!(m.key.as_str(), "wherry" | "app"));
-        let mut members = front;
-        members.push(member("seq", Tree::made(Value::Number(seq.to_string()))));
-        members.extend(target.map(|target| member("target", target_tree(target))));
-        members.extend(rest.into_iter().filter(|m| !matches!(m.key.as_str(), "seq" | "target")));
-        Tree::made(Value::Object(members)).json()
+        numbered(&self.tree, seq, target).json()
     }
+}
+
+/// A document with number and target behind what says which document it is.
+pub fn numbered(tree: &Tree, seq: u64, target: Option<&Target>) -> Tree {
+    let member = |key: &str, value| Member { at: 0, end: 0, key: key.to_owned(), value };
+    let (front, rest): (Vec<_>, Vec<_>) = tree.members().iter().cloned().partition(|m| matches!(m.key.as_str(), "wherry" | "app"));
+    let mut members = front;
+    members.push(member("seq", Tree::made(Value::Number(seq.to_string()))));
+    members.extend(target.map(|target| member("target", target_tree(target))));
+    members.extend(rest.into_iter().filter(|m| !matches!(m.key.as_str(), "seq" | "target")));
+    Tree::made(Value::Object(members))
 }
 
 fn target_tree(target: &Target) -> Tree {

@@ -138,8 +138,8 @@ impl Ready {
     ///
     /// # Errors
     /// As [`seal`].
-    pub fn sealed(self, keys: &[SecretKey]) -> Result<Self, Error> {
-        Ok(Self { payload: seal(Kind::Desired, &self.payload, keys)?, ..self })
+    pub fn sealed(self, kind: Kind, keys: &[SecretKey]) -> Result<Self, Error> {
+        Ok(Self { payload: seal(kind, &self.payload, keys)?, ..self })
     }
 }
 

@@ -6,14 +6,15 @@
 
 mod address;
 mod args;
+mod command;
 mod compose;
 mod diff;
 mod document;
 mod keys;
+mod keyset;
 mod link;
 mod progress;
 mod publish;
-mod retry;
 mod seen;
 mod select;
 mod serve;
@@ -29,25 +30,19 @@ mod verbs;
 mod watch;
 mod yaml;
 
+use crate::cli::dispatch;
 use crate::exit::{Error, note, visible};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs the command that these arguments (without the program's name) ask for.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    match dispatch(args) {
+    match dispatch(&verbs::WHERRYCTL, args) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             report(&e);
             ExitCode::from(e.code() as u8)
         }
-    }
-}
-
-fn dispatch(args: Vec<OsString>) -> Result<u8, Error> {
-    match args::parse(args)? {
-        args::Asked::Help(text) => args::show(&text),
-        args::Asked::Call(call) => (call.verb.run)(&call),
     }
 }
 

@@ -4,17 +4,98 @@ use crate::cli::print;
 use crate::exit::visible;
 use crate::image::Digest;
 use crate::manifest::{Id, Name};
-use crate::protocol::{Ack, AppReport, Previous, State};
+use crate::protocol::{Ack, AppReport, Detail, KeysetAck, Previous, Reason, State};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Who belongs to a group nobody knows but its members: so long after the last one spoke up, the others count as not there.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// What a document is of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// An app.
+    App(Name),
+    /// Keys.
+    Keyset,
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::App(app) => app.fmt(f),
+            Self::Keyset => f.write_str("keyset"),
+        }
+    }
+}
+
+/// What a device said of a document.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Said {
+    /// A step of an app.
+    App(Box<Ack>),
+    /// What became of a keyset; there are no steps before.
+    Keyset(Box<KeysetAck>),
+}
+
+impl Said {
+    /// What the document is of.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::App(ack) => Subject::App(ack.app.clone()),
+            Self::Keyset(_) => Subject::Keyset,
+        }
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> State {
+        match self {
+            Self::App(ack) => ack.state,
+            Self::Keyset(ack) => ack.state,
+        }
+    }
+
+    fn sha256(&self) -> Digest {
+        match self {
+            Self::App(ack) => ack.sha256.0,
+            Self::Keyset(ack) => ack.sha256.0,
+        }
+    }
+
+    /// Which attempt, counted from one, and whether the device says nothing of that one after this.
+    fn attempt(&self) -> (u32, bool) {
+        match self {
+            Self::App(ack) => (ack.attempt, ack.state.is_terminal()),
+            Self::Keyset(_) => (1, true),
+        }
+    }
+
+    /// Nothing more comes by itself, or not soon: what waits for its hours, or for a person at the device, may wait for days.
+    pub fn is_settled(&self) -> bool {
+        self.attempt().1 || self.state() == State::Held
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::App(ack) => ack.reason,
+            Self::Keyset(ack) => ack.reason,
+        }
+    }
+
+    fn detail(&self) -> Option<&Detail> {
+        match self {
+            Self::App(ack) => ack.detail.as_ref(),
+            Self::Keyset(ack) => ack.detail.as_ref(),
+        }
+    }
+}
+
 /// One published document.
 pub struct Followed {
-    /// Its app.
-    pub app: Name,
+    /// What it is of.
+    pub subject: Subject,
     /// Its hash, and that of its envelope: a device that cannot open it names it by that.
     pub sha256: [Digest; 2],
     /// Who must answer.
@@ -23,7 +104,7 @@ pub struct Followed {
     pub group: Option<usize>,
     /// The broker passed it on.
     pub echoed: bool,
-    steps: BTreeMap<Id, Ack>,
+    steps: BTreeMap<Id, Said>,
     last_new: Duration,
 }
 
@@ -32,36 +113,38 @@ pub struct Followed {
 pub struct Outcome {
     /// The device.
     pub device: Id,
-    /// The app.
-    pub app: Name,
-    /// The last step; `None`: it did not answer.
-    pub ack: Option<Ack>,
+    /// What the document is of.
+    pub subject: Subject,
+    /// What it said last; `None`: it did not answer.
+    pub said: Option<Said>,
 }
 
 impl Followed {
     /// Just published, at `now`.
-    pub fn new(app: Name, sha256: [Digest; 2], expected: BTreeSet<Id>, group: Option<usize>, now: Duration) -> Self {
-        Self { app, sha256, expected, group, echoed: false, steps: BTreeMap::new(), last_new: now }
+    pub fn new(subject: Subject, sha256: [Digest; 2], expected: BTreeSet<Id>, group: Option<usize>, now: Duration) -> Self {
+        Self { subject, sha256, expected, group, echoed: false, steps: BTreeMap::new(), last_new: now }
     }
 
-    /// Takes in an ack. True if it is news: of this document, and another step than the last one.
-    pub fn take(&mut self, device: &Id, ack: &Ack, now: Duration) -> bool {
-        let ours = self.sha256.contains(&ack.sha256.0) && ack.app == self.app && (self.group.is_some() || self.expected.contains(device));
+    /// Takes in what a device said. True if it is news: of this document, and another step than the last one.
+    pub fn take(&mut self, device: &Id, said: &Said, now: Duration) -> bool {
+        let ours = self.sha256.contains(&said.sha256())
+            && said.subject() == self.subject
+            && (self.group.is_some() || self.expected.contains(device));
         // The broker may repeat what came before the end (QoS 1), never what comes after it.
-        let over = self.steps.get(device).is_some_and(|last| last.state.is_terminal() && last.attempt >= ack.attempt);
-        if !ours || over {
+        let over = |last: &Said| last.attempt().1 && last.attempt().0 >= said.attempt().0;
+        if !ours || self.steps.get(device).is_some_and(over) {
             return false;
         }
-        let before = self.steps.insert(device.clone(), ack.clone());
+        let before = self.steps.insert(device.clone(), said.clone());
         if before.is_none() {
             self.last_new = now;
         }
-        before.is_none_or(|before| (before.state, &before.detail) != (ack.state, &ack.detail))
+        before.is_none_or(|before| (before.state(), before.detail()) != (said.state(), said.detail()))
     }
 
     /// Nothing more is waited for.
     pub fn is_done(&self, now: Duration) -> bool {
-        let ended = |id: &Id| self.steps.get(id).is_some_and(is_settled);
+        let ended = |id: &Id| self.steps.get(id).is_some_and(Said::is_settled);
         let all = self.expected.iter().all(ended) && self.steps.keys().all(ended);
         match self.group {
             None => all,
@@ -72,7 +155,7 @@ impl Followed {
     /// How it stands for each device.
     pub fn outcomes(&self) -> Vec<Outcome> {
         let devices: BTreeSet<&Id> = self.expected.iter().chain(self.steps.keys()).collect();
-        let outcome = |id: &&Id| Outcome { device: (*id).clone(), app: self.app.clone(), ack: self.steps.get(*id).cloned() };
+        let outcome = |id: &&Id| Outcome { device: (*id).clone(), subject: self.subject.clone(), said: self.steps.get(*id).cloned() };
         devices.iter().map(outcome).collect()
     }
 
@@ -85,31 +168,43 @@ impl Followed {
 impl Outcome {
     /// It ended as wanted. One that is held is kept for later, as the operator or a person at the device wanted.
     pub fn is_good(&self) -> bool {
-        self.ack.as_ref().is_some_and(|ack| matches!(ack.state, State::Running | State::Removed | State::Held))
+        self.said.as_ref().is_some_and(|said| match said {
+            Said::App(ack) => matches!(ack.state, State::Running | State::Removed | State::Held),
+            Said::Keyset(ack) => ack.state == State::Accepted,
+        })
     }
 
     /// It did not end.
     pub fn is_open(&self) -> bool {
-        !self.ack.as_ref().is_some_and(is_settled)
+        !self.said.as_ref().is_some_and(Said::is_settled)
     }
 }
 
-/// Nothing more comes by itself, or not soon: what waits for its hours, or for a person at the device, may wait for days.
-pub fn is_settled(ack: &Ack) -> bool {
-    ack.state.is_terminal() || ack.state == State::Held
-}
-
 /// What a report says of an app, as the step that led there; what only a step tells is not in it.
-pub fn reported(app: Name, report: &AppReport) -> Ack {
+pub fn reported(app: Name, report: &AppReport) -> Said {
     let AppReport { target, seq, sha256, state, reason, .. } = report.clone();
-    Ack { wherry: 1, target, app, seq, sha256, attempt: 1, state, reason, rolled_back_to: None, detail: None, boot: 0, uptime_s: 0 }
+    let (rolled_back_to, detail) = (None, None);
+    Said::App(Box::new(Ack {
+        wherry: 1,
+        target,
+        app,
+        seq,
+        sha256,
+        attempt: 1,
+        state,
+        reason,
+        rolled_back_to,
+        detail,
+        boot: 0,
+        uptime_s: 0,
+    }))
 }
 
 /// `4 of 9 done, 3 fetching, 2 silent`.
 pub fn summary(outcomes: &[Outcome]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for outcome in outcomes.iter().filter(|o| o.is_open()) {
-        *counts.entry(outcome.ack.as_ref().map_or("silent".into(), |ack| ack.state.to_string())).or_default() += 1;
+        *counts.entry(outcome.said.as_ref().map_or("silent".into(), |said| said.state().to_string())).or_default() += 1;
     }
     let done = outcomes.iter().filter(|o| !o.is_open()).count();
     let rest: String = counts.iter().map(|(state, n)| format!(", {n} {state}")).collect();
@@ -117,12 +212,12 @@ pub fn summary(outcomes: &[Outcome]) -> String {
 }
 
 /// One step, for people: `router-17 web: fetching 4.0M of 12M`.
-pub fn sentence(device: &Id, ack: &Ack) -> String {
-    let mut out = format!("{device} {}: {}", ack.app, ack.state);
-    if let Some(reason) = ack.reason {
+pub fn sentence(device: &Id, said: &Said) -> String {
+    let mut out = format!("{device} {}: {}", said.subject(), said.state());
+    if let Some(reason) = said.reason() {
         out.push_str(&format!(" ({reason})"));
     }
-    let Some(detail) = &ack.detail else { return out };
+    let Some(detail) = said.detail() else { return out };
     if let Some(bytes) = detail.bytes {
         out.push_str(&format!(" {}", print::size(bytes)));
         out.push_str(&detail.total.map_or_else(String::new, |total| format!(" of {}", print::size(total))));
@@ -133,7 +228,8 @@ pub fn sentence(device: &Id, ack: &Ack) -> String {
     if !detail.further.is_empty() {
         out.push_str(&format!(", and {} more", detail.further.len()));
     }
-    match ack.rolled_back_to {
+    let before = if let Said::App(ack) = said { ack.rolled_back_to } else { None };
+    match before {
         Some(Previous::Seq(seq)) => out.push_str(&format!("; {seq} runs again")),
         Some(Previous::Sha256(_)) => out.push_str("; what ran before runs again"),
         None => {}
@@ -149,17 +245,21 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn ack(state: &str, more: &str) -> Ack {
+    fn ack(state: &str, more: &str) -> Said {
         let sha = Digest::of(b"x").hex();
         let text = format!(
             r#"{{"wherry":1,"target":{{"fleet":"f","group":"g"}},"app":"web","seq":7,"sha256":"{sha}","attempt":1,"state":"{state}","boot":1,"uptime_s":1{more}}}"#
         );
-        serde_json::from_str(&text).unwrap()
+        Said::App(serde_json::from_str(&text).unwrap())
+    }
+
+    fn web() -> Subject {
+        Subject::App("web".parse().unwrap())
     }
 
     fn followed(expected: &[&str], group: Option<usize>) -> Followed {
         let expected = expected.iter().map(|e| id(e)).collect();
-        Followed::new("web".parse().unwrap(), [Digest::of(b"x"); 2], expected, group, Duration::ZERO)
+        Followed::new(web(), [Digest::of(b"x"); 2], expected, group, Duration::ZERO)
     }
 
     const LATE: Duration = Duration::from_secs(100);
@@ -180,7 +280,7 @@ mod tests {
     #[test]
     fn acks_of_other_documents_and_devices_do_not_count() {
         let mut f = followed(&["a"], None);
-        let other = Followed::new("web".parse().unwrap(), [Digest::of(b"y"); 2], f.expected.clone(), None, LATE);
+        let other = Followed::new(web(), [Digest::of(b"y"); 2], f.expected.clone(), None, LATE);
         assert!(!f.take(&id("z"), &ack("running", ""), LATE));
         let mut f2 = other;
         assert!(!f2.take(&id("a"), &ack("running", ""), LATE));

@@ -2,20 +2,23 @@
 
 use super::address::Address;
 use super::args::Call;
-use super::document::{Loaded, Ready, load, tombstone, whom};
-use super::keys::{SecretKey, opened};
-use super::progress::{Followed, Outcome, is_settled, reported, sentence, summary};
+use super::document::{Loaded, Ready, concluded, examine, shown, text, tombstone, whom};
+use super::keys::SecretKey;
+use super::keyset::{self, About, Keyset, kept_keys};
+use super::progress::{Followed, Outcome, Said, Subject, reported, sentence, summary};
 use super::seen::{Device, Link};
 use super::session::{News, Session, block_on, now};
 use super::settings::{self, Settings};
+use super::tree::Language;
 use super::{topics, watch};
 use crate::cli::print;
 use crate::exit::{Code, Error, note, visible};
 use crate::image::Digest;
 use crate::manifest::{Id, Name, SCHEMA, Target, Whom};
-use crate::protocol::Ack;
+use crate::trust::{Envelope, Grant, KeyId, Kind};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -25,18 +28,21 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// How often a waiting line looks at the clock.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What is wanted of one app.
+/// What is wanted of one app, or which keys are to count.
 enum Wanted {
     Document(Box<Loaded>),
+    Keyset(Box<Keyset>),
     Removal { app: Name, volumes: bool },
 }
 
 /// One document for one topic.
 struct Order {
     target: Target,
-    app: Name,
+    subject: Subject,
     ready: Ready,
     topic: String,
+    /// What the broker keeps there before.
+    before: Option<Vec<u8>>,
 }
 
 /// `wherryctl apply FILE...`.
@@ -45,17 +51,21 @@ struct Order {
 /// A bad file or address, no connection, a device that did not take it.
 pub fn apply(call: &Call) -> Result<u8, Error> {
     // Every file is looked at before anything is done.
-    let loaded: Vec<Result<Loaded, Error>> = call.operands.iter().map(|file| load("apply", file)).collect();
-    let loaded = loaded.into_iter().collect::<Result<Vec<_>, _>>()?;
-    for (i, one) in loaded.iter().enumerate() {
-        if let Some(other) = loaded[..i].iter().find(|other| other.manifest.app == one.manifest.app) {
-            return Err(Error::new(Code::BadData, format!("{} and {} are both for app {}", other.shown, one.shown, one.manifest.app)));
+    let wanted: Vec<Result<Wanted, Error>> = call.operands.iter().map(|file| Wanted::of(file)).collect();
+    let wanted = wanted.into_iter().collect::<Result<Vec<_>, _>>()?;
+    for (i, one) in wanted.iter().enumerate() {
+        if let Some(other) = wanted[..i].iter().find(|other| other.subject() == one.subject()) {
+            let what = match one.subject() {
+                Subject::App(app) => format!("for app {app}"),
+                Subject::Keyset => "keysets, of which the last one alone counts".to_owned(),
+            };
+            return Err(Error::new(Code::BadData, format!("{} and {} are both {what}", other.shown(), one.shown())));
         }
     }
-    if let Some(sealed) = loaded.iter().find(|one| one.is_sealed() && call.has("key")) {
-        return Err(Error::usage(format!("{} is signed already", sealed.shown)).hint("`wherryctl sign` adds a signature to an envelope"));
+    if let Some(sealed) = wanted.iter().find(|one| one.is_sealed() && call.has("key")) {
+        return Err(Error::usage(format!("{} is signed already", sealed.shown())).hint("`wherryctl sign` adds a signature to an envelope"));
     }
-    publish(call, loaded.into_iter().map(|l| Wanted::Document(Box::new(l))).collect())
+    publish(call, wanted)
 }
 
 /// `wherryctl rm APP`.
@@ -69,6 +79,7 @@ pub fn remove(call: &Call) -> Result<u8, Error> {
 fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
     let settings = settings::load(call)?;
     let (given, keys) = (Address::of(call)?, signers(call, &settings)?);
+    let own = settings.signing_key.as_ref().and_then(|file| SecretKey::of_file(Path::new(file)).ok()).map(|key| key.public.id);
     let wanted = wanted.into_iter().map(|w| w.addressed(given.as_ref(), &settings.root)).collect::<Result<Vec<_>, _>>()?;
     let timeout = call.duration("timeout")?.unwrap_or(TIMEOUT);
     let least = call.parsed("expect", |word| word.parse::<usize>().map_err(|_| "must be a number of devices".into()))?;
@@ -77,6 +88,9 @@ fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
         let mut session = Session::open(&settings, &filters).await?;
         let orders = orders(&session, &wanted, &keys)?;
         warn(&session, &orders);
+        for (order, wanted) in orders.iter().flat_map(|order| wanted.iter().map(move |(wanted, _)| (order, wanted))) {
+            wanted.caution(&session, order, own);
+        }
         if call.has("dry-run") {
             orders.iter().try_for_each(|order| tell_order(call, order, "would publish"))?;
             session.link.close().await;
@@ -95,8 +109,9 @@ fn publish(call: &Call, wanted: Vec<Wanted>) -> Result<u8, Error> {
         let view = View::new(call);
         wait(&mut session, (&settings, &filters), &orders, &mut followed, view, timeout).await?;
         let result = verdict(call, &session, &orders, &followed, timeout);
+        let taken_back = take_back(&mut session, &orders, &followed).await;
         session.link.close().await;
-        result
+        result.and_then(|code| taken_back.map(|()| code))
     })
 }
 
@@ -111,19 +126,53 @@ pub fn signers(call: &Call, settings: &Settings) -> Result<Vec<SecretKey>, Error
 }
 
 impl Wanted {
-    fn app(&self) -> &Name {
+    /// What is in a file.
+    fn of(file: &OsStr) -> Result<Self, Error> {
+        let (shown, text) = (shown(file), text("apply", file)?);
+        let language = Language::of(file, &text);
+        match keyset::examine(&shown, language, &text) {
+            Some(found) => concluded("apply", &shown, found).map(|keyset| Self::Keyset(Box::new(keyset))),
+            None => concluded("apply", &shown, examine(&shown, language, &text)).map(|loaded| Self::Document(Box::new(loaded))),
+        }
+    }
+
+    fn subject(&self) -> Subject {
         match self {
-            Self::Document(loaded) => &loaded.manifest.app,
-            Self::Removal { app, .. } => app,
+            Self::Document(loaded) => Subject::App(loaded.manifest.app.clone()),
+            Self::Keyset(_) => Subject::Keyset,
+            Self::Removal { app, .. } => Subject::App(app.clone()),
+        }
+    }
+
+    /// The file's name, if it came from one.
+    fn shown(&self) -> &str {
+        match self {
+            Self::Document(loaded) => &loaded.shown,
+            Self::Keyset(keyset) => &keyset.shown,
+            Self::Removal { .. } => "",
+        }
+    }
+
+    fn is_sealed(&self) -> bool {
+        match self {
+            Self::Document(loaded) => loaded.is_sealed(),
+            Self::Keyset(keyset) => keyset.is_sealed(),
+            Self::Removal { .. } => false,
+        }
+    }
+
+    /// Number and target that the file itself has.
+    fn own(&self) -> (Option<u64>, Option<&Target>) {
+        match self {
+            Self::Document(loaded) => (loaded.manifest.seq, loaded.manifest.target.as_ref()),
+            Self::Keyset(keyset) => (keyset.seq, keyset.target.as_ref()),
+            Self::Removal { .. } => (None, None),
         }
     }
 
     /// With whom it is for: as the command line says, else as the document itself does.
     fn addressed(self, given: Option<&Address>, root: &str) -> Result<(Self, Address), Error> {
-        let named = match &self {
-            Self::Document(loaded) => loaded.manifest.target.clone().map(|target| (loaded.shown.clone(), target)),
-            Self::Removal { .. } => None,
-        };
+        let named = self.own().1.cloned().map(|target| (self.shown().to_owned(), target));
         match (given, named) {
             (_, Some((file, target))) if target.fleet != root => {
                 Err(Error::new(Code::BadData, format!("{file} is for fleet {}, and this is fleet {root}", target.fleet))
@@ -140,40 +189,62 @@ impl Wanted {
     }
 
     fn ready(&self, session: &Session, target: &Target, keys: &[SecretKey]) -> Result<Ready, Error> {
+        let (own, last) = (self.own().0, session.last_seq(&self.subject(), target));
+        if self.is_sealed() && own <= last {
+            let number = |seq: Option<u64>| seq.map_or_else(String::new, |n| n.to_string());
+            let message = format!("{} has number {}, and {} is there already", self.shown(), number(own), number(last));
+            return Err(Error::new(Code::BadData, message).hint("a signed document cannot be changed: sign it with a higher `seq`"));
+        }
+        let seq = session.next_seq(&self.subject(), target, own);
         match self {
-            Self::Document(loaded) if loaded.is_sealed() => {
-                let (own, last) = (loaded.manifest.seq, session.last_seq(self.app(), target));
-                if own <= last {
-                    let number = |seq: Option<u64>| seq.map_or_else(String::new, |n| n.to_string());
-                    let message = format!("{} has number {}, and {} is there already", loaded.shown, number(own), number(last));
-                    return Err(Error::new(Code::BadData, message).hint("a signed document cannot be changed: sign it with a higher `seq`"));
-                }
-                loaded.ready(0, target)
-            }
-            Self::Document(loaded) => loaded.signed(loaded.ready(session.next_seq(self.app(), target, loaded.manifest.seq), target)?, keys),
-            Self::Removal { app, volumes } => tombstone(app, session.next_seq(app, target, None), target, *volumes).sealed(keys),
+            Self::Document(loaded) if loaded.is_sealed() => loaded.ready(seq, target),
+            Self::Document(loaded) => loaded.signed(loaded.ready(seq, target)?, keys),
+            Self::Keyset(keyset) => keyset.ready(seq, target, keys),
+            Self::Removal { app, volumes } => tombstone(app, seq, target, *volumes).sealed(Kind::Desired, keys),
         }
     }
+
+    /// Tells what a keyset would lock out.
+    fn caution(&self, session: &Session, order: &Order, own: Option<KeyId>) {
+        let (Self::Keyset(keyset), Subject::Keyset) = (self, &order.subject) else { return };
+        let before = kept_keys(order.before.as_deref());
+        let fileless = fileless(session, &order.target.whom, &before);
+        let signers: Vec<KeyId> =
+            Envelope::parse(&order.ready.payload).map_or_else(|_| Vec::new(), |e| e.signatures.iter().map(|s| s.key).collect());
+        let Order { target, ready: Ready { seq, .. }, .. } = order;
+        let about = About { target, seq: *seq, before: &before, signers: &signers, own, fileless: &fileless };
+        keyset.cautions(&about).iter().for_each(|why| note(&format!("warning: keyset of {}: {why}", whom(target))));
+        for key in keyset.dropped(&before) {
+            note(&format!("keyset of {}: key {key} counts no more, but where a device has it in a file", whom(target)));
+        }
+    }
+}
+
+/// Devices that trust no key but those of this keyset: by them, members of a group show themselves too.
+fn fileless(session: &Session, whom: &Whom, keyset: &[Grant]) -> Vec<Id> {
+    let is_of_it = |key: &String| keyset.iter().any(|grant| grant.key.id.to_string() == *key);
+    let meant = |id: &Id| !matches!(whom, Whom::Device(device) if device != id);
+    let bare = |device: &Device| device.about.as_ref().is_some_and(|about| !about.keys.is_empty() && about.keys.iter().all(is_of_it));
+    session.fleet.devices.iter().filter(|(id, device)| meant(id) && bare(device)).map(|(id, _)| id.clone()).collect()
 }
 
 fn filters(settings: &Settings, wanted: &[(Wanted, Address)]) -> Vec<String> {
     let root = &settings.root;
     let mut filters = BTreeSet::new();
     for (wanted, address) in wanted {
-        let app = wanted.app();
+        let subject = wanted.subject();
         let devices: Vec<Option<&Id>> = match address {
             Address::Devices(ids) => ids.iter().map(Some).collect(),
             Address::Group(_) | Address::Where(_) => vec![None],
         };
         for device in devices {
-            let ack = format!("ack/{app}");
-            filters.extend(["presence", "reported", &ack].map(|rest| topics::out(root, device, rest)));
-            filters.extend(device.map(|id| topics::desired(root, &Whom::Device(id.clone()), app)));
+            filters.extend(["presence", "reported", &subject.answers()].map(|rest| topics::out(root, device, rest)));
+            filters.extend(device.map(|id| subject.topic(root, &Whom::Device(id.clone()))));
         }
         match address {
             Address::Devices(_) => {}
-            Address::Group(id) => drop(filters.insert(topics::desired(root, &Whom::Group(id.clone()), app))),
-            Address::Where(_) => drop(filters.insert(topics::desired_everywhere(root, app))),
+            Address::Group(id) => drop(filters.insert(subject.topic(root, &Whom::Group(id.clone())))),
+            Address::Where(_) => filters.extend(subject.everywhere(root)),
         }
     }
     filters.into_iter().collect()
@@ -183,9 +254,10 @@ fn orders(session: &Session, wanted: &[(Wanted, Address)], keys: &[SecretKey]) -
     let mut orders = Vec::new();
     for (wanted, address) in wanted {
         for whom in address.resolve(&session.fleet, now())? {
-            let (target, app) = (session.target(&whom), wanted.app().clone());
+            let (target, subject) = (session.target(&whom), wanted.subject());
             let ready = wanted.ready(session, &target, keys)?;
-            orders.push(Order { topic: topics::desired(&session.root, &whom, &app), target, app, ready });
+            let topic = subject.topic(&session.root, &whom);
+            orders.push(Order { before: session.kept.get(&topic).cloned(), topic, target, subject, ready });
         }
     }
     Ok(orders)
@@ -197,17 +269,33 @@ fn warn(session: &Session, orders: &[Order]) {
         for id in audience(session, order) {
             match session.fleet.devices.get(&id) {
                 None => note(&format!("warning: {id} was never seen by this broker; it gets the document when it comes")),
-                Some(device) => {
-                    let why = device.cannot_read(SCHEMA);
-                    let strict = device.about.as_ref().is_some_and(|about| !about.keys.is_empty());
-                    if strict && opened(&order.ready.payload) == order.ready.payload {
-                        note(&format!("warning: {id} takes signed documents only, and the one for {} is not signed (--key)", order.app));
-                    }
-                    why.iter().for_each(|why| note(&format!("warning: {id} cannot read the document for {}: {why}", order.app)));
-                }
+                Some(device) => objections(device, order).iter().for_each(|why| note(&format!("warning: {id} {why}"))),
             }
         }
     }
+}
+
+/// Why a device will refuse it, from what it says of itself.
+fn objections(device: &Device, order: &Order) -> Vec<String> {
+    let subject = match &order.subject {
+        Subject::App(app) => format!("the document for {app}"),
+        Subject::Keyset => "the keyset".to_owned(),
+    };
+    let mut found: Vec<String> = device.cannot_read(SCHEMA).map(|why| format!("cannot read {subject}: {why}")).into_iter().collect();
+    let Some(trusted) = device.about.as_ref().map(|about| &about.keys) else { return found };
+    match Envelope::parse(&order.ready.payload) {
+        Ok(_) if trusted.is_empty() => {
+            found.push(format!("trusts no key, and refuses {subject}, which is signed: it needs a key file first"))
+        }
+        Ok(envelope) if !envelope.signatures.iter().any(|s| trusted.contains(&s.key.to_string())) => {
+            let keys: Vec<String> = envelope.signatures.iter().map(|s| s.key.to_string()).collect();
+            found.push(format!("does not trust key {}, which signs {subject}", keys.join(", ")));
+        }
+        Ok(_) => {}
+        Err(_) if trusted.is_empty() => {}
+        Err(_) => found.push(format!("takes signed documents only, and {subject} is not signed (--key)")),
+    }
+    found
 }
 
 /// Who is known to get an order: the device, or the members that have an app by the group.
@@ -215,24 +303,23 @@ fn audience(session: &Session, order: &Order) -> BTreeSet<Id> {
     match &order.target.whom {
         Whom::Device(id) => BTreeSet::from([id.clone()]),
         Whom::Group(_) => {
-            let member = |device: &Device| device.apps.0.iter().any(|(_, report)| report.target == order.target);
-            session.fleet.devices.iter().filter(|(_, device)| member(device)).map(|(id, _)| id.clone()).collect()
+            session.fleet.devices.iter().filter(|(_, device)| device.is_of(&order.target)).map(|(id, _)| id.clone()).collect()
         }
     }
 }
 
 fn follow(session: &Session, order: &Order, least: Option<usize>) -> Followed {
     let group = matches!(order.target.whom, Whom::Group(_)).then(|| least.unwrap_or(1));
-    Followed::new(order.app.clone(), [order.ready.sha256, Digest::of(&order.ready.payload)], audience(session, order), group, now())
+    Followed::new(order.subject.clone(), [order.ready.sha256, Digest::of(&order.ready.payload)], audience(session, order), group, now())
 }
 
 fn tell_order(call: &Call, order: &Order, what: &str) -> Result<(), Error> {
-    let Order { target, app, ready, topic } = order;
+    let Order { target, subject, ready, topic, .. } = order;
     if call.json() {
         let document: serde_json::Value = serde_json::from_slice(&ready.payload).unwrap_or_default();
         return print::json(&json!({"topic": topic, "seq": ready.seq, "sha256": ready.sha256.hex(), "published": document}));
     }
-    print::line(&format!("{what} {app} for {}: {topic}, seq {}, {} bytes", whom(target), ready.seq, ready.payload.len()))
+    print::line(&format!("{what} {subject} for {}: {topic}, seq {}, {} bytes", whom(target), ready.seq, ready.payload.len()))
 }
 
 async fn wait(
@@ -246,10 +333,10 @@ async fn wait(
     let end = Instant::now() + timeout;
     while !followed.iter().all(|f| f.is_done(now())) && Instant::now() < end {
         match session.next((Instant::now() + TICK).min(end)).await {
-            Ok(Some((News::Ack(device, ack), _))) => {
-                let news = followed.iter_mut().any(|f| f.take(&device, &ack, now()));
+            Ok(Some((News::Said(device, said), _))) => {
+                let news = followed.iter_mut().any(|f| f.take(&device, &said, now()));
                 if news {
-                    view.step(&device, &ack, followed)?;
+                    view.step(&device, &said, followed)?;
                 }
             }
             Ok(Some((News::Other, message))) => {
@@ -264,6 +351,7 @@ async fn wait(
                     Err(_) => return Err(e),
                 }
                 catch_up(session, followed, &mut view)?;
+                ask_again(session, orders);
             }
             Err(e) => return Err(e),
         }
@@ -277,14 +365,35 @@ fn catch_up(session: &Session, followed: &mut [Followed], view: &mut View) -> Re
     for (device, known) in &session.fleet.devices {
         for (app, report) in &known.apps.0 {
             let Ok(app) = app.parse() else { continue };
-            let ack = reported(app, report);
-            let news = is_settled(&ack) && followed.iter_mut().any(|f| f.take(device, &ack, now()));
+            let said = reported(app, report);
+            let news = said.is_settled() && followed.iter_mut().any(|f| f.take(device, &said, now()));
             if news {
-                view.step(device, &ack, followed)?;
+                view.step(device, &said, followed)?;
             }
         }
     }
     Ok(())
+}
+
+/// No report tells what became of a keyset. Published again, the very same one is answered again.
+fn ask_again(session: &mut Session, orders: &[Order]) {
+    for order in orders.iter().filter(|order| order.subject == Subject::Keyset) {
+        session.link.publish(order.topic.clone(), order.ready.payload.clone(), true);
+    }
+}
+
+/// A keyset that nobody took and somebody refused must not stay where devices look for the one in force: the broker keeps the one before again.
+async fn take_back(session: &mut Session, orders: &[Order], followed: &[Followed]) -> Result<(), Error> {
+    for (order, followed) in orders.iter().zip(followed).filter(|(order, _)| order.subject == Subject::Keyset) {
+        let outcomes = followed.outcomes();
+        if outcomes.iter().any(Outcome::is_good) || outcomes.iter().all(Outcome::is_open) {
+            continue;
+        }
+        let what = if order.before.is_some() { "the keyset before" } else { "no keyset" };
+        note(&format!("the broker keeps {what} for {} again", whom(&order.target)));
+        session.link.publish(order.topic.clone(), order.before.clone().unwrap_or_default(), true);
+    }
+    session.link.flush().await
 }
 
 /// How the steps are shown: lines, JSON, or for a person at a terminal one line that is written over below the ends.
@@ -301,12 +410,12 @@ impl View {
         Self { json: call.json(), rewrite: !call.json() && print::on_terminal(), open: false, deaf: false }
     }
 
-    fn step(&mut self, device: &Id, ack: &Ack, followed: &[Followed]) -> Result<(), Error> {
+    fn step(&mut self, device: &Id, said: &Said, followed: &[Followed]) -> Result<(), Error> {
         let text = match () {
-            () if self.json => format!("{}\n", json!({"device": device, "ack": ack})),
-            () if !self.rewrite => format!("{}\n", sentence(device, ack)),
+            () if self.json => format!("{}\n", json!({"device": device, "ack": said})),
+            () if !self.rewrite => format!("{}\n", sentence(device, said)),
             () => {
-                let line = if is_settled(ack) { format!("{}\n", sentence(device, ack)) } else { String::new() };
+                let line = if said.is_settled() { format!("{}\n", sentence(device, said)) } else { String::new() };
                 let outcomes: Vec<Outcome> = followed.iter().flat_map(Followed::outcomes).collect();
                 self.open = true;
                 format!("\r\x1b[K{line}{}", summary(&outcomes))
@@ -335,24 +444,30 @@ impl View {
 fn verdict(call: &Call, session: &Session, orders: &[Order], followed: &[Followed], timeout: Duration) -> Result<u8, Error> {
     let outcomes: Vec<Outcome> = followed.iter().flat_map(Followed::outcomes).collect();
     if call.json() {
-        let row = |o: &Outcome| json!({"device": o.device, "app": o.app, "state": o.ack.as_ref().map(|a| a.state), "good": o.is_good()});
+        let row = |o: &Outcome| {
+            let state = o.said.as_ref().map(Said::state);
+            match &o.subject {
+                Subject::App(app) => json!({"device": o.device, "app": app, "state": state, "good": o.is_good()}),
+                Subject::Keyset => json!({"device": o.device, "state": state, "good": o.is_good()}),
+            }
+        };
         match print::json(&json!({"outcomes": outcomes.iter().map(row).collect::<Vec<_>>()})) {
             Err(e) if e.is_closed() => {}
             other => other?,
         }
     }
-    let apps: BTreeSet<&str> = orders.iter().map(|o| o.app.as_str()).collect();
-    let what = format!("cannot {} {}", call.verb.name, apps.into_iter().collect::<Vec<_>>().join(", "));
+    let subjects: BTreeSet<String> = orders.iter().map(|o| o.subject.to_string()).collect();
+    let what = format!("cannot {} {}", call.verb.name, subjects.into_iter().collect::<Vec<_>>().join(", "));
     let bad: Vec<&Outcome> = outcomes.iter().filter(|o| !o.is_good()).collect();
     let more = if bad.len() > 1 { format!(", and {} more", bad.len() - 1) } else { String::new() };
-    if let Some((device, ack)) = bad.iter().find(|o| !o.is_open()).and_then(|o| Some((&o.device, o.ack.as_ref()?))) {
-        return Err(Error::new(Code::Failed, format!("{what}: {}{more}", sentence(device, ack))));
+    if let Some((device, said)) = bad.iter().find(|o| !o.is_open()).and_then(|o| Some((&o.device, o.said.as_ref()?))) {
+        return Err(Error::new(Code::Failed, format!("{what}: {}{more}", sentence(device, said))));
     }
     let late = |why: String| Error::new(Code::Unavailable, format!("{what}: {why} within {} s{more}", timeout.as_secs_f32()));
     match (bad.first(), followed.iter().find_map(Followed::too_few)) {
-        (Some(Outcome { device, ack: None, .. }), _) => Err(hinted(late(format!("{device} did not answer")), session, followed, device)),
-        (Some(Outcome { device, ack: Some(ack), .. }), _) => {
-            Err(hinted(late(format!("{device} was not done, only {},", ack.state)), session, followed, device))
+        (Some(Outcome { device, said: None, .. }), _) => Err(hinted(late(format!("{device} did not answer")), session, followed, device)),
+        (Some(Outcome { device, said: Some(said), .. }), _) => {
+            Err(hinted(late(format!("{device} was not done, only {},", said.state())), session, followed, device))
         }
         (None, Some((0, _))) => Err(kept(late("no device of the group answered".into()), followed)),
         (None, Some((answered, least))) => Err(kept(late(format!("only {answered} of {least} devices answered")), followed)),

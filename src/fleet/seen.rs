@@ -129,6 +129,11 @@ impl Device {
         self.apps.get(app.as_str()).filter(|report| report.target == *target)?.seq
     }
 
+    /// It has an app by way of this target: so it shows that it is in a group.
+    pub fn is_of(&self, target: &Target) -> bool {
+        self.apps.0.iter().any(|(_, report)| report.target == *target)
+    }
+
     /// Why it cannot read documents of this schema.
     pub fn cannot_read(&self, schema: u64) -> Option<String> {
         let [lowest, highest] = self.about.as_ref()?.schema;

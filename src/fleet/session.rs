@@ -3,12 +3,12 @@
 use super::document::next_seq;
 use super::keys::opened;
 use super::link::{Link, Message};
+use super::progress::{Said, Subject};
 use super::seen::Fleet;
 use super::settings::Settings;
-use super::topics::{self, Heard, What, heard};
+use super::topics::{Heard, What, heard};
 use crate::exit::{Code, Error};
-use crate::manifest::{Id, MAX_PAYLOAD, Name, Target, Whom};
-use crate::protocol::Ack;
+use crate::manifest::{Id, MAX_PAYLOAD, Target, Whom};
 use crate::sys::time::{boottime, unix_ms};
 use serde::Deserialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -35,8 +35,8 @@ pub struct Session {
 /// What a message was.
 #[derive(Debug)]
 pub enum News {
-    /// A step of an app.
-    Ack(Id, Box<Ack>),
+    /// What a device said of a document.
+    Said(Id, Said),
     /// A device said this.
     Device(Heard),
     /// A document of desired state, or something else.
@@ -87,25 +87,32 @@ impl Session {
             return News::Other;
         };
         self.fleet.take(&heard, &message.payload, now());
-        let is_ack = matches!(heard.what, What::Ack(_));
-        match is_ack.then(|| serde_json::from_slice(&message.payload)) {
-            Some(Ok(ack)) => News::Ack(heard.device, ack),
-            _ => News::Device(heard),
+        let said = match heard.what {
+            What::Ack(_) => serde_json::from_slice(&message.payload).ok().map(Said::App),
+            What::Keyset => serde_json::from_slice(&message.payload).ok().map(Said::Keyset),
+            _ => None,
+        };
+        match said {
+            Some(said) => News::Said(heard.device, said),
+            None => News::Device(heard),
         }
     }
 
-    /// The highest sequence number of an app for a target that the broker keeps, or a device has.
-    pub fn last_seq(&self, app: &Name, target: &Target) -> Option<u64> {
-        let kept = self.kept.get(&topics::desired(&self.root, &target.whom, app));
+    /// The highest sequence number for a target that the broker keeps, or a device has.
+    pub fn last_seq(&self, subject: &Subject, target: &Target) -> Option<u64> {
+        let kept = self.kept.get(&subject.topic(&self.root, &target.whom));
         let kept = kept.and_then(|payload| serde_json::from_slice::<Numbered>(&opened(payload)).ok()?.seq);
-        let had = self.fleet.devices.values().filter_map(|device| device.seq(app, target));
+        let had = self.fleet.devices.values().filter_map(|device| match subject {
+            Subject::App(app) => device.seq(app, target),
+            Subject::Keyset => None,
+        });
         kept.into_iter().chain(had).max()
     }
 
     /// The next one.
-    pub fn next_seq(&self, app: &Name, target: &Target, least: Option<u64>) -> u64 {
+    pub fn next_seq(&self, subject: &Subject, target: &Target, least: Option<u64>) -> u64 {
         // The file's own number is the least that its author wants.
-        next_seq(unix_ms(), self.last_seq(app, target).into_iter().chain(least.map(|n| n.saturating_sub(1))))
+        next_seq(unix_ms(), self.last_seq(subject, target).into_iter().chain(least.map(|n| n.saturating_sub(1))))
     }
 
     /// The fleet's name and whom in it.

@@ -21,15 +21,21 @@ const PORT_TLS: u16 = 8883;
 /// Certificates that Debian, Alpine and OpenWrt trust.
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// All settings, for the help.
-pub const EXAMPLE: &str = r#"broker = "mqtts://mqtt.example:8883"   # or mqtt:// without TLS; without either, TLS where ca or certificate is set
-root = "wherry"                        # root topic of the fleet
-username = "operator"
-password = "change me"
-ca = "/etc/ssl/fleet-ca.pem"           # the system's authorities if absent
-certificate = "/home/me/operator.pem"
-key = "/home/me/operator.key"
-signing_key = "/home/me/team.sec"      # signs all that is published (`wherryctl keygen`)
+/// All settings, for the help: an example is indented.
+pub const HELP: &str = r#"
+settings (TOML; all of them, here with made-up values):
+  broker = "mqtts://mqtt.example:8883"   # or mqtt:// without TLS; without either, TLS where ca or certificate is set
+  root = "wherry"                        # root topic of the fleet
+  username = "operator"
+  password = "change me"
+  ca = "/etc/ssl/fleet-ca.pem"           # the system's authorities if absent
+  certificate = "/home/me/operator.pem"
+  key = "/home/me/operator.key"
+  signing_key = "/home/me/team.sec"      # signs all that is published (`wherryctl keygen`)
+
+environment: WHERRYCTL_ and the setting's name in capitals, as in WHERRYCTL_PASSWORD; it counts more than the file
+
+exit codes:
 "#;
 
 /// Where the broker is and how to come in.
@@ -253,9 +259,10 @@ mod tests {
 
     #[test]
     fn the_example_of_the_help_names_every_setting() {
-        let settings = settled(EXAMPLE).unwrap();
+        let example: String = HELP.lines().filter(|line| line.starts_with("  ")).map(|line| format!("{line}\n")).collect();
+        let settings = settled(&example).unwrap();
         assert_eq!((settings.host.as_str(), settings.port, settings.root.as_str()), ("mqtt.example", 8883, "wherry"));
-        assert!(SETTINGS.iter().all(|field| EXAMPLE.contains(&format!("{} = ", field.name))));
+        assert!(SETTINGS.iter().all(|field| example.contains(&format!("{} = ", field.name))));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::args::Call;
 use super::document::{shown, text, unsignable};
 use super::keys::SecretKey;
-use super::tree::{Language, Tree, place};
+use super::keyset;
+use super::tree::{Language, place};
 use crate::cli::print;
 use crate::exit::{Code, Error};
 use crate::manifest::{Fault, MAX_PAYLOAD, parse};
@@ -85,7 +86,7 @@ fn unsigned(file: &std::ffi::OsStr, text: &str) -> Result<Envelope, String> {
     }
     // What is JSON already is signed to the last byte as it stands, like the tools do.
     let payload = if language == Language::Json { text.as_bytes().to_vec() } else { tree.json().into_bytes() };
-    let kind = kind(&tree);
+    let kind = if keyset::is_one(&tree) { Kind::Keyset } else { Kind::Desired };
     match kind {
         Kind::Keyset => drop(KeysetDocument::parse(&payload).map_err(first)?),
         _ => {
@@ -96,10 +97,6 @@ fn unsigned(file: &std::ffi::OsStr, text: &str) -> Result<Envelope, String> {
         }
     }
     Ok(Envelope { kind, payload, signatures: Vec::new() })
-}
-
-fn kind(tree: &Tree) -> Kind {
-    if tree.get("keys").is_some() && tree.get("app").is_none() { Kind::Keyset } else { Kind::Desired }
 }
 
 /// `wherryctl verify -k KEY.pub... FILE`.
@@ -140,7 +137,11 @@ pub fn verify(call: &Call) -> Result<u8, Error> {
     }
 }
 
-fn public(file: &str) -> Result<PublicKey, Error> {
+/// The public key in a file.
+///
+/// # Errors
+/// It cannot be read, or holds none.
+pub fn public(file: &str) -> Result<PublicKey, Error> {
     let bytes = read_file(file, MAX_FILE).map_err(|e| Error::io(format!("cannot read the key {file}"), &e))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| Error::new(Code::BadData, format!("{file} is no public key: it is not text")))?;
     PublicKey::of_file(text).map_err(|why| Error::new(Code::BadData, format!("{file} {why}")))

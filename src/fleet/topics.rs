@@ -1,5 +1,6 @@
 //! Topics of the wire contract from the operator's side: what every device says, and where desired state stands.
 
+use super::progress::Subject;
 use crate::manifest::{Id, Name, Whom};
 use crate::protocol::topics;
 
@@ -19,6 +20,7 @@ pub enum What {
     Presence,
     Reported,
     Ack(Name),
+    Keyset,
     Get,
     Stats,
     Res(String),
@@ -38,6 +40,7 @@ pub fn heard(root: &str, topic: &str) -> Option<Heard> {
         ["presence"] => What::Presence,
         ["reported"] => What::Reported,
         ["ack", app] => What::Ack(app.parse().ok()?),
+        ["keyset"] => What::Keyset,
         ["get"] => What::Get,
         ["stats"] => What::Stats,
         ["res", id] => What::Res((*id).to_owned()),
@@ -51,6 +54,55 @@ pub fn desired(root: &str, whom: &Whom, app: &Name) -> String {
     match whom {
         Whom::Device(id) => format!("{root}/v1/d/{id}/in/desired/{app}"),
         Whom::Group(id) => format!("{root}/v1/g/{id}/desired/{app}"),
+    }
+}
+
+/// Where the keyset of a device or group stands.
+pub fn keyset(root: &str, whom: &Whom) -> String {
+    match whom {
+        Whom::Device(id) => format!("{root}/v1/d/{id}/in/keyset"),
+        Whom::Group(id) => format!("{root}/v1/g/{id}/keyset"),
+    }
+}
+
+/// Filters for the keysets of every device, and of every group.
+pub fn keysets_everywhere(root: &str) -> [String; 2] {
+    [format!("{root}/v1/d/+/in/keyset"), format!("{root}/v1/g/+/keyset")]
+}
+
+impl Subject {
+    /// Where a document of it stands.
+    pub fn topic(&self, root: &str, whom: &Whom) -> String {
+        match self {
+            Self::App(app) => desired(root, whom, app),
+            Self::Keyset => keyset(root, whom),
+        }
+    }
+
+    /// Filters for the documents of it of every device.
+    pub fn everywhere(&self, root: &str) -> Vec<String> {
+        match self {
+            Self::App(app) => vec![desired_everywhere(root, app)],
+            Self::Keyset => keysets_everywhere(root).into(),
+        }
+    }
+
+    /// Where a device tells of it.
+    pub fn answers(&self) -> String {
+        match self {
+            Self::App(app) => format!("ack/{app}"),
+            Self::Keyset => "keyset".to_owned(),
+        }
+    }
+}
+
+/// Whose keyset stands there.
+pub fn whose_keyset(root: &str, topic: &str) -> Option<Whom> {
+    let levels: Vec<&str> = topic.strip_prefix(root)?.strip_prefix("/v1/")?.split('/').collect();
+    match levels.as_slice() {
+        ["d", id, "in", "keyset"] => id.parse().ok().map(Whom::Device),
+        ["g", id, "keyset"] => id.parse().ok().map(Whom::Group),
+        _ => None,
     }
 }
 
@@ -81,6 +133,7 @@ mod tests {
         for (topic, what) in [
             (Topic::Reported, What::Reported),
             (Topic::Ack(app()), What::Ack(app())),
+            (Topic::Keyset, What::Keyset),
             (Topic::Get, What::Get),
             (Topic::Stats, What::Stats),
             (Topic::Res("7f".into()), What::Res("7f".into())),
@@ -98,9 +151,21 @@ mod tests {
         for topic in [
             desired(root, &Whom::Device(device.clone()), &app),
             desired(root, &Whom::Group(group.clone()), &app),
+            keyset(root, &Whom::Device(device.clone())),
+            keyset(root, &Whom::Group(group.clone())),
             command(root, &device, "7f"),
         ] {
             assert!(topics::parse(root, &device, std::slice::from_ref(&group), &topic).is_some(), "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_topic_tells_whose_keyset_stands_there() {
+        for whom in [Whom::Device("r".parse().unwrap()), Whom::Group("g".parse().unwrap())] {
+            assert_eq!(whose_keyset("a/b", &keyset("a/b", &whom)), Some(whom));
+        }
+        for topic in ["a/v1/d/r/out/keyset", "a/v1/g/g/desired/keyset", "a/v1/d/r/in/keyset/x", "b/v1/d/r/in/keyset"] {
+            assert_eq!(whose_keyset("a", topic), None, "{topic}");
         }
     }
 

@@ -1,31 +1,37 @@
 //! The table of commands. The parser and the help read this one.
 
-use super::args::Call;
-use super::{compose, diff, publish, retry, serve, sign, status, stream, watch};
-use crate::cli::verbs::{Opt, flag, value};
-use crate::exit::Error;
+use super::{command, compose, diff, keyset, publish, serve, settings, sign, status, stream, watch};
+use crate::cli::verbs::{Opt, PLAIN, Program, Verb, flag, value};
+use crate::cli::{help, print};
+use crate::exit::Code;
+use crate::protocol;
 
-/// One command.
-pub struct Verb {
-    /// What one types.
-    pub name: &'static str,
-    /// Operands and the most used options.
-    pub synopsis: &'static str,
-    /// What it does, in one line.
-    pub line: &'static str,
-    /// What one should know before using it.
-    pub text: &'static str,
-    /// Its own options.
-    pub options: &'static [Opt],
-    /// Command lines with what they do.
-    pub examples: &'static [(&'static str, &'static str)],
-    /// Fewest operands.
-    pub min: usize,
-    /// Most operands.
-    pub max: usize,
-    /// What does it.
-    pub run: fn(&Call) -> Result<u8, Error>,
-}
+/// The operator's program.
+pub static WHERRYCTL: Program = Program {
+    name: "wherryctl",
+    lists: "`wherryctl help` lists the commands",
+    before: "options of a command stand behind it: `wherryctl COMMAND --option`",
+    head: "wherryctl: a fleet of Wherry devices, by way of its MQTT broker.\n\nusage: wherryctl [OPTION...] COMMAND ...\n\n",
+    verbs: VERBS,
+    options: GLOBAL,
+    always: "-h, --json, --config FILE, --broker ADDRESS, --root TOPIC",
+    notes: settings::HELP,
+    codes: CODES,
+    tail: "\n`wherryctl help COMMAND` shows its options and examples\n",
+};
+
+const CODES: &[(Code, &str)] = &[
+    (Code::Ok, "done"),
+    (Code::Failed, "a device rejected it or failed; of diff: something differs"),
+    (Code::Usage, "wrong command line"),
+    (Code::BadData, "wrong content in a document or in the settings"),
+    (Code::NoInput, "a file is missing or cannot be read"),
+    (Code::Unavailable, "the broker cannot be reached, or a device did not answer or end in time"),
+    (Code::Internal, "a fault of wherryctl itself"),
+    (Code::CannotCreate, "a file cannot be made"),
+    (Code::Io, "reading or writing failed"),
+    (Code::NoPermission, "not allowed, by the system or by the broker"),
+];
 
 /// Options of every command.
 pub const GLOBAL: &[Opt] = &[
@@ -47,6 +53,19 @@ const EXPECT: Opt = value(None, "expect", "N", "of a group: so many devices must
 const KEY: Opt = value(Some('k'), "key", "FILE", "sign with this secret key; may be given several times (default: `signing_key`)");
 const LISTEN: Opt = value(None, "listen", "TIME", "listen so long first: who is silent for three intervals is then told as silent");
 
+const COMMAND: &[Opt] = &[
+    DEVICE,
+    value(Some('g'), "group", "ID", "for each device that has an app by way of this group"),
+    WHERE,
+    KEY,
+    value(None, "timeout", "TIME", "how long devices may take (default: 30s)"),
+];
+
+const COMMANDS: &str = "\
+The command is for the session that each device is in: who is not online does not get it later. The answer says that it is
+begun; what comes of it shows in `wherryctl watch`. It ends well when all have said so. With --json, each answer is one JSON
+document on its own line.";
+
 const SELECTORS: &str = "\
 A selector is KEY=VALUE, joined by commas, all of which must hold; != < <= > >= compare too. Keys: device, link (online,
 offline, silent, unknown), version, kernel, board, arch, isolation, feature, missing, app, schema, ram, flash_free.";
@@ -56,7 +75,7 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "apply",
         synopsis: "(-d ID | -g ID | -w SELECTOR) FILE...",
-        line: "publish manifests, and follow them on the devices",
+        line: "publish manifests or a keyset, and follow them on the devices",
         text: "\
 FILE is a manifest or a tombstone in JSON, TOML or YAML, by its ending; - is standard input. All are checked here first, by
 the parser of the devices. `seq` and `target` are put in: seq is the clock's milliseconds, and always above what the broker
@@ -66,16 +85,20 @@ lost connection is made again, and what was missed is learnt from the reports. A
 those count that have answered, and those whose report names the group. A selector is KEY=VALUE, joined by commas, all of
 which must hold; != < <= > >= compare too. Keys: device, link (online, offline, silent, unknown), version, kernel, board,
 arch, isolation, feature, missing, app, schema, ram, flash_free. With --json, each step is one JSON document on its own line,
-and the last line has all outcomes.",
+and the last line has all outcomes.
+A keyset (`wherryctl keyset new`) must be signed by a root key, here with -k or before by `wherryctl sign`. It ends well when
+all devices have accepted it. What it would lock out is told before. One that is refused by all is taken back from the broker.",
         options: &[DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, KEY, NO_WAIT, DRY_RUN],
         examples: &[
             ("wherryctl apply -d router-17 web.yaml", "one device"),
             ("wherryctl apply -g site-north --expect 12 web.toml dns.toml", "a group of twelve"),
             ("wherryctl apply -w 'arch=arm64,version>=0.1' --dry-run web.json", "who would get it?"),
+            ("wherryctl apply -g all -k root.sec keys.json", "which keys count from now on"),
         ],
         min: 1,
         max: 256,
-        run: publish::apply,
+        run: Some(publish::apply),
+        ..PLAIN
     },
     Verb {
         name: "rm",
@@ -88,7 +111,8 @@ stay unless --volumes says otherwise.",
         examples: &[("wherryctl rm -d router-17 web", "stop and remove it"), ("wherryctl rm -g site-north web", "of a whole group")],
         min: 1,
         max: 1,
-        run: publish::remove,
+        run: Some(publish::remove),
+        ..PLAIN
     },
     Verb {
         name: "status",
@@ -99,9 +123,9 @@ From what the broker keeps: each device's presence and report. LINK is online, o
 and then nothing for more than three of its intervals (only --listen can tell). A late will, of a session before, is ignored.",
         options: &[WHERE, LISTEN],
         examples: &[("wherryctl status", "every app of every device"), ("wherryctl status router-17 --json", "one device, for a program")],
-        min: 0,
         max: 1,
-        run: status::status,
+        run: Some(status::status),
+        ..PLAIN
     },
     Verb {
         name: "devices",
@@ -113,20 +137,18 @@ and then nothing for more than three of its intervals (only --listen can tell). 
             ("wherryctl devices", "all that the broker knows"),
             ("wherryctl devices -w link=online,flash_free<8M", "who runs out of flash?"),
         ],
-        min: 0,
-        max: 0,
-        run: status::devices,
+        run: Some(status::devices),
+        ..PLAIN
     },
     Verb {
         name: "watch",
         synopsis: "[DEVICE...]",
         line: "show steps, reports and presence as they come",
         text: "Until it is interrupted; a lost connection is made again. With --json, one document for each message, with its topic.",
-        options: &[],
         examples: &[("wherryctl watch", "the whole fleet"), ("wherryctl watch router-17 --json", "one device, for a program")],
-        min: 0,
         max: 256,
-        run: watch::watch,
+        run: Some(watch::watch),
+        ..PLAIN
     },
     Verb {
         name: "diff",
@@ -139,20 +161,80 @@ and seq and target do not count. The exit code is 0 if nothing differs, and 1 if
         examples: &[("wherryctl diff -g site-north web.yaml", "before apply")],
         min: 1,
         max: 1,
-        run: diff::diff,
+        run: Some(diff::diff),
+        ..PLAIN
+    },
+    Verb {
+        name: "start",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP[/CONTAINER]",
+        line: "start the containers of an app that were stopped by `wherryctl stop`",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl start -d router-17 web", "all of them"), ("wherryctl start -d router-17 web/nginx", "one of them")],
+        min: 1,
+        max: 1,
+        run: Some(|call| command::send(call, protocol::Verb::Start)),
+        ..PLAIN
+    },
+    Verb {
+        name: "stop",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP[/CONTAINER]",
+        line: "stop containers, until they are started or another document comes",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl stop -g site-north web", "on each device that has an app by the group")],
+        min: 1,
+        max: 1,
+        run: Some(|call| command::send(call, protocol::Verb::Stop)),
+        ..PLAIN
+    },
+    Verb {
+        name: "restart",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP[/CONTAINER]",
+        line: "stop containers and start them again",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl restart -w app=web,link=online web", "wherever it is")],
+        min: 1,
+        max: 1,
+        run: Some(|call| command::send(call, protocol::Verb::Restart)),
+        ..PLAIN
     },
     Verb {
         name: "retry",
-        synopsis: "-d ID APP",
-        line: "let a device try again what failed",
+        synopsis: "(-d ID | -g ID | -w SELECTOR) APP",
+        line: "let devices try again what failed",
         text: "\
-Sends the command `retry` for the session that the device is in, and shows its answer: whether another attempt is begun.
+Sends the command `retry` for the session that a device is in, and shows its answer: whether another attempt is begun.
 What comes of it shows in `wherryctl watch`. Applying the file again, with its new number, does the same.",
-        options: &[DEVICE, KEY, value(None, "timeout", "TIME", "how long the device may take (default: 30s)")],
+        options: COMMAND,
         examples: &[("wherryctl retry -d router-17 web", "try it again")],
         min: 1,
         max: 1,
-        run: retry::retry,
+        run: Some(|call| command::send(call, protocol::Verb::Retry)),
+        ..PLAIN
+    },
+    Verb {
+        name: "prune",
+        synopsis: "(-d ID | -g ID | -w SELECTOR)",
+        line: "let devices remove images and layers that nothing needs",
+        text: COMMANDS,
+        options: COMMAND,
+        examples: &[("wherryctl prune -w flash_free<8M", "where flash is short")],
+        run: Some(|call| command::send(call, protocol::Verb::Prune)),
+        ..PLAIN
+    },
+    Verb {
+        name: "diag",
+        synopsis: "(-d ID | -g ID | -w SELECTOR)",
+        line: "fetch the support bundle of devices, without secrets",
+        text: "\
+What `wherry diag` collects on a device, as far as an answer of 192 KiB holds it. Of one device the bundle is printed as it is; of
+several, each is one JSON document on its own line, with the device.",
+        options: COMMAND,
+        examples: &[("wherryctl diag -d router-17 > router-17.json", "for a report")],
+        run: Some(|call| command::send(call, protocol::Verb::Diag)),
+        ..PLAIN
     },
     Verb {
         name: "logs",
@@ -173,7 +255,8 @@ With --json, one frame of the answer in each line. Interrupted, it ends at the d
         ],
         min: 2,
         max: 2,
-        run: stream::logs,
+        run: Some(stream::logs),
+        ..PLAIN
     },
     Verb {
         name: "exec",
@@ -196,7 +279,8 @@ number of the signal; 125 if it was not run, 126 if it cannot be, 127 if it is n
         ],
         min: 3,
         max: 258,
-        run: stream::exec,
+        run: Some(stream::exec),
+        ..PLAIN
     },
     Verb {
         name: "serve",
@@ -214,7 +298,8 @@ made again. With -k, documents are signed as they are published; a file may be a
         examples: &[("wherryctl serve /srv/fleet", "beside the broker, as a service")],
         min: 1,
         max: 1,
-        run: serve::serve,
+        run: Some(serve::serve),
+        ..PLAIN
     },
     Verb {
         name: "import",
@@ -228,7 +313,8 @@ error as FILE:LINE:COLUMN; the rest is still made. Devices take no images from r
         examples: &[("wherryctl import compose docker-compose.yml > web.json", "a first version of a manifest")],
         min: 2,
         max: 2,
-        run: compose::import,
+        run: Some(compose::import),
+        ..PLAIN
     },
     Verb {
         name: "keygen",
@@ -237,11 +323,40 @@ error as FILE:LINE:COLUMN; the rest is still made. Devices take no images from r
         text: "\
 Writes NAME.sec, which signs and is yours alone, and NAME.pub, which goes to the devices (/etc/wherry/trust). Both have the
 format of signify and usign; NAME.sec has no passphrase. A device with a public key takes nothing unsigned any more.",
-        options: &[],
         examples: &[("wherryctl keygen team", "team.sec and team.pub")],
         min: 1,
         max: 1,
-        run: sign::keygen,
+        run: Some(sign::keygen),
+        ..PLAIN
+    },
+    Verb {
+        name: "keyset",
+        synopsis: "new [--root-key FILE.pub]... [-k FILE.pub]... | show",
+        line: "make a keyset, which says which keys count, or show those in force",
+        text: "\
+new prints a keyset with these keys, to be limited by hand (`apps`, `targets`, `min_seq`), and published by `wherryctl apply`;
+with -d or -g also with `target` and `seq`, to be signed on a machine without a network. A key of --root-key may sign
+everything, keysets too; one of -k manifests and commands. A keyset replaces the one before it as a whole.
+show prints what the broker keeps, and which keys each device trusts, those of its files included.
+To replace a key that signs: name the old one and the new one in a keyset, apply it, sign with the new one, and apply a keyset
+without the old one. Keep the root key elsewhere, and its public half in a file on each device: the last root key cannot be
+removed over the network.",
+        options: &[
+            value(None, "root-key", "FILE", "public key that may sign everything; may be given several times"),
+            value(Some('k'), "key", "FILE", "public key that may sign manifests and commands; may be given several times"),
+            DEVICE,
+            GROUP,
+            WHERE,
+        ],
+        examples: &[
+            ("wherryctl keyset new -k old.pub -k new.pub > keys.json", "both may sign"),
+            ("wherryctl apply -g all -k root.sec keys.json", "tell the devices"),
+            ("wherryctl keyset show -d router-17", "what is in force there"),
+        ],
+        min: 1,
+        max: 1,
+        run: Some(keyset::keyset),
+        ..PLAIN
     },
     Verb {
         name: "sign",
@@ -249,8 +364,8 @@ format of signify and usign; NAME.sec has no passphrase. A device with a public 
         line: "put a document into a signed envelope, without a broker",
         text: "\
 Prints the envelope. FILE is a manifest with `seq`, `target` and a digest for each image, a tombstone, or a keyset; or an
-envelope, to which a signature is added. `wherryctl apply` publishes envelopes of manifests as they are, and signs by itself
-with -k. Keysets are published by mosquitto_pub -r -q 1 -f FILE, to .../d/DEVICE/in/keyset or .../g/GROUP/keyset.",
+envelope, to which a signature is added. `wherryctl apply` publishes envelopes as they are, and signs by itself
+with -k; so it does with keysets.",
         options: &[KEY],
         examples: &[
             ("wherryctl sign -k team.sec web.json > web.envelope", "on a machine without a network"),
@@ -258,7 +373,8 @@ with -k. Keysets are published by mosquitto_pub -r -q 1 -f FILE, to .../d/DEVICE
         ],
         min: 1,
         max: 1,
-        run: sign::sign,
+        run: Some(sign::sign),
+        ..PLAIN
     },
     Verb {
         name: "verify",
@@ -271,6 +387,53 @@ key, and 1 if none is. With --json, the document in the envelope is shown too.",
         examples: &[("wherryctl verify -k team.pub web.envelope", "is it what the team signed?")],
         min: 1,
         max: 1,
-        run: sign::verify,
+        run: Some(sign::verify),
+        ..PLAIN
+    },
+    Verb {
+        name: "version",
+        line: "show the version of this program",
+        text: "Of devices, `wherryctl devices` shows it.",
+        examples: &[("wherryctl version", "which release is it?")],
+        run: Some(|_| print::line(&format!("wherryctl {}", env!("CARGO_PKG_VERSION"))).map(|()| 0)),
+        ..PLAIN
+    },
+    Verb {
+        name: "help",
+        synopsis: "[COMMAND]",
+        line: "show all commands, or one with its options and examples",
+        text: "With --json, the table of commands and options, for programs that make completions.",
+        examples: &[("wherryctl help apply", "all about one command")],
+        max: 1,
+        run: Some(|call| help::asked(&WHERRYCTL, call)),
+        ..PLAIN
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_verb_has_its_help_and_it_fits_a_terminal_that_is_not_wide() {
+        for verb in VERBS {
+            assert!(!verb.examples.is_empty() && !verb.text.is_empty(), "{}", verb.name);
+            assert!(verb.examples.iter().any(|(line, _)| line.contains(&format!("wherryctl {}", verb.name))), "{}", verb.name);
+            let text = help::one(&WHERRYCTL, verb);
+            assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
+        }
+        let text = help::all(&WHERRYCTL);
+        assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
+    }
+
+    #[test]
+    fn no_option_has_two_meanings() {
+        for verb in VERBS {
+            let all: Vec<&Opt> = verb.options.iter().chain(GLOBAL).collect();
+            for (i, a) in all.iter().enumerate() {
+                let same = |b: &&&Opt| a.long == b.long || (a.short.is_some() && a.short == b.short);
+                assert!(!all[i + 1..].iter().any(|b| same(&b)), "{}: {}", verb.name, a.long);
+            }
+        }
+    }
+}

@@ -58,7 +58,7 @@ pub async fn again(settings: &Settings, filters: &[String]) -> Result<Session, E
 
 fn filters(settings: &Settings, devices: &[Id]) -> Vec<String> {
     let whom: Vec<Option<&Id>> = if devices.is_empty() { vec![None] } else { devices.iter().map(Some).collect() };
-    let of = |device| ["presence", "reported", "ack/+", "stats"].map(|rest| topics::out(&settings.root, device, rest));
+    let of = |device| ["presence", "reported", "ack/+", "keyset", "stats"].map(|rest| topics::out(&settings.root, device, rest));
     whom.into_iter().flat_map(of).collect()
 }
 
@@ -87,7 +87,7 @@ impl Watch {
                 let payload: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
                 print::json(&json!({"at": when::show(unix_ms()), "topic": message.topic, "message": payload}))
             }
-            News::Ack(device, ack) if !self.json => self.line(&sentence(device, ack)),
+            News::Said(device, said) if !self.json => self.line(&sentence(device, said)),
             _ => Ok(()),
         }
     }

@@ -158,7 +158,10 @@ impl Keeper {
     /// A firmware upgrade can keep the record and lose the document: the broker's copy is as good.
     fn find_again(&mut self, origin: &Origin, app: &Name, payload: &[u8]) {
         let sha256 = Digest::of(payload);
-        let is_newest = |e: &Entry| e.origin == *origin && e.app == *app && e.newest.sha256 == sha256 && !e.newest.removal;
+        let is_newest = |e: &Entry| {
+            let counts = !e.newest.removal || desired::waits(e);
+            e.origin == *origin && e.app == *app && e.newest.sha256 == sha256 && counts
+        };
         if !self.desired.entries.iter().any(is_newest) || self.store.manifest(&sha256).is_ok() {
             return;
         }

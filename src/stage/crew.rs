@@ -436,7 +436,7 @@ fn identity(ours: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{identity, tamed};
-    use crate::image::fault::fault;
+    use crate::ipc::Failure;
     use crate::protocol::Reason;
 
     #[test]

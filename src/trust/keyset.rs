@@ -85,6 +85,12 @@ impl KeysetDocument {
     pub fn parse(bytes: &[u8]) -> Result<Self, Faults> {
         DOCUMENT.parse(bytes)
     }
+
+    /// The same for one that was written in another language than JSON: `root` says what stands where in `text`.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn check_tree(text: &str, root: &Node) -> (Option<Self>, Faults) {
+        DOCUMENT.examine_tree(text, root)
+    }
 }
 
 fn convert<'a>(view: View<'a>, _: &'a Node<'a>, found: &mut Vec<Found>) -> Option<KeysetDocument> {

@@ -1,6 +1,6 @@
 //! The fields of one service, each with its place in a container, or the reason why it has none.
 
-use super::Report;
+use super::{Report, health};
 use crate::fleet::tree::{Member, Tree, Value};
 use crate::manifest::units;
 use crate::protocol::Reason;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json, json};
 type Mapper = fn(&Tree, &str, &mut Map<String, Json>, &mut Report);
 
 /// Fields that have a place.
-const FIELDS: [(&str, Mapper); 31] = [
+const FIELDS: [(&str, Mapper); 33] = [
     ("image", image),
     ("command", |t, p, c, r| words(t, p, "args", c, r)),
     ("entrypoint", |t, p, c, r| words(t, p, "command", c, r)),
@@ -36,6 +36,8 @@ const FIELDS: [(&str, Mapper); 31] = [
     ("stop_grace_period", |t, p, c, r| duration(t, p, &["stop", "timeout"], c, r)),
     ("init", |t, p, c, r| flag(t, p, r, |yes| put(c, &["init"], json!(yes)))),
     ("network_mode", network),
+    ("healthcheck", health::check),
+    ("depends_on", health::after),
     ("tty", |t, p, c, r| flag(t, p, r, |yes| put_if(c, "terminal", json!(true), yes))),
     ("stdin_open", |t, p, c, r| flag(t, p, r, |yes| put_if(c, "stdin", json!("open"), yes))),
     // Names of things that a manifest calls by its own names, or that the defaults say already.
@@ -46,7 +48,7 @@ const FIELDS: [(&str, Mapper); 31] = [
 ];
 
 /// What a field may be, where it is not one value.
-const SHAPES: [(&str, Shape); 10] = [
+const SHAPES: [(&str, Shape); 12] = [
     ("volumes", Shape::List),
     ("cap_add", Shape::List),
     ("cap_drop", Shape::List),
@@ -57,10 +59,13 @@ const SHAPES: [(&str, Shape); 10] = [
     ("environment", Shape::MappingOrList),
     ("ulimits", Shape::Mapping),
     ("deploy", Shape::Mapping),
+    ("healthcheck", Shape::Mapping),
+    ("depends_on", Shape::MappingOrList),
 ];
 
+/// What a value may be.
 #[derive(Clone, Copy)]
-enum Shape {
+pub enum Shape {
     Value,
     List,
     Mapping,
@@ -74,7 +79,7 @@ impl Shape {
     }
 
     /// What a value should have been, if it is something else. Nothing at all is always good: compose takes it as if the field were not there.
-    fn objection(self, tree: &Tree) -> Option<&'static str> {
+    pub fn objection(self, tree: &Tree) -> Option<&'static str> {
         let (list, mapping) = (matches!(tree.value, Value::List(_)), matches!(tree.value, Value::Object(_)));
         let (good, word) = match self {
             Self::Value => (!list && !mapping, "must be one value"),
@@ -88,7 +93,7 @@ impl Shape {
 }
 
 /// Fields without a place, and why.
-const NOWHERE: [(&str, &str); 16] = [
+const NOWHERE: [(&str, &str); 14] = [
     ("build", "devices do not build images"),
     ("ports", "publishing ports is not supported by devices yet; network_mode: host makes all reachable"),
     ("expose", "containers of an app do not share a network yet"),
@@ -96,8 +101,6 @@ const NOWHERE: [(&str, &str); 16] = [
     ("links", "containers of an app do not share a network yet"),
     ("extra_hosts", "put /etc/hosts into `files`"),
     ("dns", "put /etc/resolv.conf into `files`"),
-    ("depends_on", "an order of containers is not supported by devices yet; each is restarted until it runs"),
-    ("healthcheck", "checks of health are not supported by devices yet"),
     ("devices", "the kernel's devices are not given to containers yet"),
     ("sysctls", "kernel settings are not supported by devices yet"),
     ("privileged", "no container has all privileges; name what it needs in cap_add"),
@@ -107,7 +110,7 @@ const NOWHERE: [(&str, &str); 16] = [
     ("logging", "output is kept in memory, and goes to the system log by `log.syslog`"),
 ];
 
-impl Report {
+impl Report<'_> {
     /// For a field whose place is filled in afterwards.
     fn leave_here(&mut self, path: &str, why: &str) {
         self.leave(usize::MAX, path, why);
@@ -176,7 +179,7 @@ fn undollar(value: Json) -> Json {
 }
 
 /// Puts a value at a path of objects.
-fn put(container: &mut Map<String, Json>, path: &[&str], value: Json) {
+pub fn put(container: &mut Map<String, Json>, path: &[&str], value: Json) {
     let Some((last, front)) = path.split_last() else { return };
     let mut object = container;
     for key in front {
@@ -210,7 +213,8 @@ fn nested(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &m
     }
 }
 
-fn flag(tree: &Tree, path: &str, report: &mut Report, then: impl FnOnce(bool)) {
+/// True or false.
+pub fn flag(tree: &Tree, path: &str, report: &mut Report, then: impl FnOnce(bool)) {
     match &tree.value {
         Value::Bool(yes) => then(*yes),
         _ => report.leave(tree.at, path, "must be true or false"),
@@ -512,29 +516,32 @@ fn restart(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &
 }
 
 /// Compose's durations, such as `1m30s`.
-fn duration(tree: &Tree, path: &str, keys: &[&str], container: &mut Map<String, Json>, report: &mut Report) {
+pub fn duration(tree: &Tree, path: &str, keys: &[&str], container: &mut Map<String, Json>, report: &mut Report) {
     match tree.scalar().and_then(millis) {
         Some(ms) => put(container, keys, json!(units::show_millis(ms))),
         None => report.leave(tree.at, path, "is no duration, such as 1m30s"),
     }
 }
 
-fn millis(text: &str) -> Option<u64> {
-    let (mut sum, mut rest) = (0u64, text);
+/// The same in milliseconds; fractions are taken too, as in `2.5s`.
+pub fn millis(text: &str) -> Option<u64> {
+    let (mut sum, mut rest) = (0.0, text);
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let unit = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let digits = rest.find(|c: char| !is_number(c))?;
+        let unit = rest[digits..].find(is_number).map_or(rest.len(), |n| digits + n);
         let factor = match &rest[digits..unit] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
+            "us" => 0.001,
+            "ms" => 1.0,
+            "s" => 1000.0,
+            "m" => 60_000.0,
+            "h" => 3_600_000.0,
             _ => return None,
         };
-        sum = sum.checked_add(rest[..digits].parse::<u64>().ok()?.checked_mul(factor)?)?;
+        sum += rest[..digits].parse::<f64>().ok()? * factor;
         rest = &rest[unit..];
     }
-    (!text.is_empty()).then_some(sum)
+    (!text.is_empty()).then_some(sum.round() as u64)
 }
 
 fn ulimits(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &mut Report) {
