@@ -1,8 +1,8 @@
 //! The desired state as a model: keeper's own decisions, in every order of documents, broken lines, images, deaths of programs, kills of keeper and power
 //! cuts. Whatever happens, two versions never run at once, no number sinks, each version has one end, and at rest what should run does.
 //!
-//! The model has one app of one container, the device's topic and two groups'. What keeper does once it has decided is done here as there (`world.rs`
-//! beside `deploy.rs`); a write to flash succeeds or is cut. The command line's own apps, several containers, the connectivity guard and a full flash
+//! The model has one app of one container, the device's topic and two groups'. What keeper does once it has decided is done here as there (`model/deploy.rs`
+//! beside keeper's); a write to flash succeeds or is cut. The command line's own apps, several containers, the connectivity guard and a full flash
 //! are left to the tests of a real keeper.
 
 #[path = "model/catalog.rs"]
@@ -11,6 +11,8 @@ mod catalog;
 mod check;
 #[path = "model/decisions.rs"]
 mod decisions;
+#[path = "model/deploy.rs"]
+mod deploy;
 #[path = "model/explore.rs"]
 mod explore;
 #[path = "model/ghost.rs"]
