@@ -166,7 +166,13 @@ impl Keeper {
             return;
         }
         match self.store.put_manifest(payload, Purpose::Deploy) {
-            Ok(_) => self.elect(app),
+            Ok(_) => {
+                // What waits to be tried again has what it waited for.
+                if let Some(work) = self.app_mut(app).and_then(|a| a.work.as_mut()) {
+                    work.retry = None;
+                }
+                self.elect(app);
+            }
             Err(e) => log::error!("cannot store the document of {app} again: {e}"),
         }
     }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use wherry::finish::Mark;
 use wherry::image::fault::fault;
 use wherry::image::{Digest, Host, RelPath};
-use wherry::ipc::{Conn, VERSION};
+use wherry::ipc::{Conn, Failure, VERSION};
 use wherry::protocol::Reason;
 use wherry::sys::fd::inherited;
 use wherry::sys::socket;
@@ -103,7 +103,10 @@ fn tell_lie(stage: &Conn, lie: &str) -> ExitCode {
             tell(stage, &layer());
         }
         "layer-behind-a-link" => return image(stage),
-        "terminal" => return tell(stage, &Report::Failed(fault(Reason::HostileArchive, "\u{1b}[2Jred"))),
+        "terminal" => {
+            let told = Failure { reason: Reason::HostileArchive, message: "\u{1b}[2Jred".to_owned() };
+            return tell(stage, &Report::Failed(told));
+        }
         "success" | "succeed" => return tell(stage, &Report::Done(Totals::default())),
         "silence" => return ExitCode::SUCCESS,
         _ => panic!("no lie {lie:?}"),
