@@ -6,6 +6,7 @@ use harness::{Device, Person, Signal, Value, eventually, json, kill, layout, man
 use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A local device without a link: the command line alone is of interest.
@@ -191,6 +192,29 @@ fn a_client_that_goes_leaves_nothing_of_its_program() {
         assert_ne!(code, 0, "{how} {options:?}");
         gone(how);
     }
+}
+
+/// Until its pid 1 has a root of its own, setns(2) leads into the device's.
+#[test]
+fn no_program_runs_on_the_devices_root_while_its_container_is_made_anew() {
+    let device = running(sleeper());
+    let mark = device.file("mark-of-the-device", "x");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..60 {
+                device.ok(&["restart", "web"]);
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        let (mut ran, mut refused) = (0, 0);
+        while !over.load(Ordering::Relaxed) {
+            let outcome = device.wherry(&["exec", "web", "ls", &mark]);
+            assert_ne!(outcome.code, 0, "it sees the device's files: {}", outcome.out);
+            if outcome.err.contains("No such file") { ran += 1 } else { refused += 1 }
+        }
+        assert!(ran > 0 && refused > 0, "{ran} programs ran, {refused} were refused: not all moments were met");
+    });
 }
 
 #[test]

@@ -439,3 +439,94 @@ fn who_keeps_an_app_as_it_is_keeps_it_in_its_window_too() {
     eventually("it waits for the next one", || (device.acks(&second).pop()?["detail"]["path"] == "rollout.window").then_some(()));
     steadily(Duration::from_millis(300), "the first one", || runs(&device) == Some(1));
 }
+
+#[test]
+fn a_window_that_a_hold_has_hidden_opens() {
+    let device = Device::new();
+    let _clock = Clock::right(device.keeper());
+    device.deploy(&version(1));
+    device.ok(&["hold", "web"]);
+    let second = device.publish(&timed(version(2), hours(6, HOUR)));
+    held(&device, &second, "hold");
+    device.ok(&["unhold", "web"]);
+    held(&device, &second, "rollout.window");
+    device.ack(&second, "running");
+    comes_to_run(&device, 2);
+}
+
+#[test]
+fn what_the_policy_refuses_after_the_wait_is_not_had_by_another_attempt() {
+    let mut device = Device::prepared(json!({}));
+    let policy = device.file("policy.json", json!({"host_network": true}).to_string());
+    device.broker.up();
+    device.start();
+    device.online();
+    device.deploy(&version(1));
+    device.ok(&["hold", "web"]);
+    let second = device.publish(&numbered("web", 2, with(sleeps(2), json!({"network": {"mode": "host"}}))));
+    held(&device, &second, "hold");
+    std::fs::remove_file(policy).unwrap();
+    restart(&mut device);
+    device.ok(&["unhold", "web"]);
+    device.refused(&second, "failed", "policy");
+    let answer = ask(&device, "again", json!({"do": "retry", "app": "web"}));
+    assert_eq!((&answer["type"], &answer["reason"]), (&json!("error"), &json!("policy")), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("host_network"), "{answer}");
+    assert_eq!(runs(&device), Some(1));
+}
+
+#[test]
+fn a_document_that_has_expired_while_it_waited_does_not_go_on() {
+    let device = Device::new();
+    let _clock = Clock::right(device.keeper());
+    device.deploy(&version(1));
+    device.ok(&["hold", "web"]);
+    let end = wherry::manifest::show_time(unix_ms() / 1000 * 1000 + 4_000);
+    let second = device.publish(&with(version(2), json!({"not_after": end})));
+    held(&device, &second, "hold");
+    std::thread::sleep(Duration::from_secs(6));
+    device.ok(&["unhold", "web"]);
+    device.refused(&second, "failed", "expired");
+    assert_eq!(runs(&device), Some(1));
+}
+
+#[test]
+fn what_waits_and_is_lost_waits_for_the_brokers_copy() {
+    let mut device = member();
+    let group = to_group(&device, &numbered("web", 7, sleeps(7)));
+    device.ack(&group, "running");
+    device.deploy(&version(1));
+    device.ok(&["hold", "web"]);
+    let lifts = json!({"wherry": 1, "app": "web", "seq": 2, "inherit": true});
+    let inherit = device.publish(&lifts);
+    held(&device, &inherit, "hold");
+    device.broker.down();
+    device.end(Signal::SIGTERM);
+    std::fs::remove_file(device.dir.join("data/manifests").join(format!("{inherit}.json"))).unwrap();
+    device.start();
+    device.ok(&["unhold", "web"]);
+    steadily(Duration::from_secs(1), "nobody knows what it said", || runs(&device) == Some(1));
+    device.broker.up();
+    device.online();
+    device.publish(&lifts);
+    comes_to_run(&device, 7);
+}
+
+/// What has run once does not run again for a document that changes nothing here.
+#[test]
+fn nothing_runs_again_for_what_waits_or_loses() {
+    let device = member();
+    let once = with(shell("echo ran; exit 0"), json!({"restart": {"policy": "no"}}));
+    let mut first = version(1);
+    first["containers"]["once"] = once;
+    device.ack(&device.publish(&first), "running");
+    device.says("web/once", "ran");
+    let times = || device.ok(&["logs", "web/once"]).matches("ran").count();
+    let lost = to_group(&device, &numbered("web", 7, sleeps(7)));
+    device.ack(&lost, "held");
+    steadily(Duration::from_secs(1), "it has run once, whoever loses", || times() == 1);
+    device.ok(&["stop", "web/main"]);
+    device.ok(&["hold", "web"]);
+    held(&device, &device.publish(&version(2)), "hold");
+    steadily(Duration::from_secs(1), "it has run once, whatever waits", || times() == 1);
+}

@@ -158,20 +158,22 @@ impl Keeper {
     /// A firmware upgrade can keep the record and lose the document: the broker's copy is as good.
     fn find_again(&mut self, origin: &Origin, app: &Name, payload: &[u8]) {
         let sha256 = Digest::of(payload);
-        let is_newest = |e: &Entry| {
+        let is_newest = |e: &&Entry| {
             let counts = !e.newest.removal || desired::waits(e);
             e.origin == *origin && e.app == *app && e.newest.sha256 == sha256 && counts
         };
-        if !self.desired.entries.iter().any(is_newest) || self.store.manifest(&sha256).is_ok() {
-            return;
-        }
-        match self.store.put_manifest(payload, Purpose::Deploy) {
+        let Some(entry) = self.desired.entries.iter().find(is_newest).filter(|_| self.store.manifest(&sha256).is_err()) else { return };
+        let purpose = if entry.newest.removal { Purpose::Remove } else { Purpose::Deploy };
+        match self.store.put_manifest(payload, purpose) {
             Ok(_) => {
                 // What waits to be tried again has what it waited for.
                 if let Some(work) = self.app_mut(app).and_then(|a| a.work.as_mut()) {
                     work.retry = None;
                 }
-                self.elect(app);
+                for path in [desired::HOLD, desired::WINDOW] {
+                    self.reconsider(app, path);
+                }
+                self.elect_unless_it_waits(app);
             }
             Err(e) => log::error!("cannot store the document of {app} again: {e}"),
         }

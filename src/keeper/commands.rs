@@ -212,6 +212,11 @@ impl Keeper {
             return Err(failure(Reason::BadValue, format!("{app} has not failed, it is {state}")));
         };
         let (origin, newest, kept) = (entry.origin.clone(), entry.newest.clone(), entry.kept.clone());
+        // It may have failed because the device does not allow it, or has no room for it.
+        let payload = self.store.manifest(&newest.sha256).map_err(|e| self.unwritten("cannot read the stored document", e))?;
+        if let Some(r) = self.admit(&origin, &payload).err().and_then(|refusals| refusals.into_iter().next()) {
+            return Err(failure(r.reason, r.message));
+        }
         self.arm_guard(app, &newest, kept.as_ref());
         let Some(entry) = self.desired.entries.iter_mut().find(|e| e.app == *app && e.origin == origin) else { return Ok(()) };
         let ack = record::retry(entry);

@@ -38,8 +38,8 @@ impl App {
     }
 
     /// This version's containers, and no others, are there and stay. A stop by hand has ended with the document that replaced the version's.
-    fn is_whole(&self, version: &Version) -> bool {
-        let runs = |l: &Live| l.wanted || !l.life.is_stopped(&l.ready.rules);
+    fn is_whole(&self, version: &Version, held: &[Name]) -> bool {
+        let runs = |l: &Live| l.wanted || held.contains(&l.key.container) || !l.life.is_stopped(&l.ready.rules);
         let stays = |l: &Live| l.manifest == version.sha256 && !l.doomed && l.next.is_none() && runs(l);
         !self.live.is_empty() && self.live.iter().all(stays)
     }
@@ -404,7 +404,8 @@ impl Keeper {
 
     /// Before another attempt.
     pub fn arm_guard(&mut self, app: &Name, newest: &Version, kept: Option<&Version>) {
-        if self.document(newest).is_some_and(|m| self.needs_guard(&m, kept)) {
+        let known = self.desired.beside.guarded.contains(app);
+        if !known && self.document(newest).is_some_and(|m| self.needs_guard(&m, kept)) {
             self.desired.beside.guarded.push(app.clone());
         }
     }
@@ -442,7 +443,7 @@ impl Keeper {
         let f = Failure { message: bounded(f.message), ..f };
         let Self { desired, apps, .. } = self;
         let app = apps.iter().find(|a| a.name == *name);
-        let (answer, next) = work::fail(desired, name, &work, f.clone(), |version| app.is_some_and(|a| a.is_whole(version)));
+        let (answer, next) = work::fail(desired, name, &work, f.clone(), |version| app.is_some_and(|a| a.is_whole(version, &[])));
         if matches!(next, Next::Retry) {
             log::error!("cannot bring {name} back: {}", f.message);
             self.app_entry(name).work = Some(Work { retry: Some(now + RESTORE_RETRY), ..work });
@@ -470,7 +471,8 @@ impl Keeper {
 
     /// It is what is there, and nothing is being done.
     pub fn is_settled_at(&self, name: &Name, version: &Version) -> bool {
-        self.app(name).is_some_and(|a| a.work.is_none() && a.is_whole(version))
+        let held = self.held(name);
+        self.app(name).is_some_and(|a| a.work.is_none() && a.is_whole(version, &held))
     }
 
     fn told_the_end(&mut self, origin: &Origin, answer: Option<Ack>) {

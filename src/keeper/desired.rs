@@ -151,13 +151,12 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// A new document of an app is on record, in this first state. What a command did to the one before counts no more, if that was in force and
-    /// this one does not wait. One that waits lifts nothing yet.
+    /// A new document of an app is on record, in this first state. What a command did to the one before, or the guard of that, counts no more, if
+    /// that was in force: another origin's may be on trial. A stop goes on to count while this one waits, and it lifts nothing yet.
     pub fn accepted(&mut self, m: &Manifest, origin: &Origin, state: State, was_in_force: bool) {
         let waits = state == State::Held;
         self.stopped.retain(|(app, _)| *app != m.app || !was_in_force || waits);
-        self.guarded.retain(|app| *app != m.app);
-        self.tried.retain(|(app, ..)| *app != m.app);
+        self.guarded.retain(|app| *app != m.app || !was_in_force);
         if *origin == Origin::Device {
             self.lifted.retain(|app| *app != m.app);
             self.lifted.extend((m.body == Body::Inherit && !waits).then(|| m.app.clone()));
@@ -169,6 +168,7 @@ impl Beside {
         self.lifted.retain(|app| entries.iter().any(|e| e.app == *app && e.origin == Origin::Device));
         self.stopped.retain(|(app, _)| entries.iter().any(|e| e.app == *app));
         self.guarded.retain(|app| entries.iter().any(|e| e.app == *app));
+        self.tried.retain(|(app, ..)| entries.iter().any(|e| e.app == *app));
     }
 }
 

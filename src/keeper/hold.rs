@@ -88,7 +88,7 @@ impl Keeper {
     // ---- going on ----
 
     /// Looks anew at what waits for `path`: it goes on, or waits on for another reason.
-    fn reconsider(&mut self, app: &Name, path: &str) {
+    pub fn reconsider(&mut self, app: &Name, path: &str) {
         let waiting: Vec<Entry> = self.desired.entries.iter().filter(|e| e.app == *app && desired::waits_for(e, path)).cloned().collect();
         let (mut news, mut goes_on) = (Vec::new(), false);
         for e in waiting {
@@ -110,24 +110,28 @@ impl Keeper {
         for origin in news {
             self.tell_entry(&origin, app);
         }
+        // Who waits for its hours from now on is looked at when they begin.
+        self.mind_windows();
         if goes_on {
             self.elect(app);
             self.collect();
         }
     }
 
-    /// What becomes of a document that has waited: it fails if what was allowed and there when it came is so no more. One that is lost goes on, and
-    /// fails for that, or removes; only its hours are not known any more, so it waits on for them.
+    /// What becomes of a document that has waited: it fails if it has expired, or if what was allowed and there when it came is so no more. One that is
+    /// lost waits on.
     fn next(&self, e: &Entry) -> (State, Option<Refusal>) {
-        let Ok(payload) = self.store.manifest(&e.newest.sha256) else {
-            let waits = desired::waits_for(e, WINDOW);
-            return if waits { (State::Held, e.refusal.clone()) } else { (State::Accepted, None) };
-        };
+        // Nothing else says whether it removes or lifts, and for which hours it is. The broker's copy is as good, and comes.
+        let Ok(payload) = self.store.manifest(&e.newest.sha256) else { return (State::Held, e.refusal.clone()) };
         let waits = self.document_here(&e.newest).and_then(|m| self.must_wait(&e.origin, &m, e.kept.as_ref()));
         if waits.is_some() {
             return (State::Held, waits);
         }
-        match self.admit(&e.origin, &payload) {
+        let admitted = self.admit(&e.origin, &payload);
+        if let Some(expired) = admitted.as_ref().ok().and_then(|m| self.check_time(m.not_after).err()) {
+            return (State::Failed, Some(expired.into()));
+        }
+        match admitted {
             Err(refusals) => (State::Failed, refusals.into_iter().next()),
             Ok(m) if m.body == Body::Inherit => (State::Removed, None),
             Ok(_) => (State::Accepted, None),
@@ -169,12 +173,13 @@ impl Keeper {
 
     /// Nothing is even looked at for a document that waits, while the version before it is there: what has given up would be tried again.
     pub fn elect_unless_it_waits(&mut self, app: &Name) {
-        let left_alone = |e: &Entry| desired::waits(e) && e.kept.as_ref().is_some_and(|kept| self.is_settled_at(app, kept));
-        if self.winner(app).is_some_and(left_alone) {
-            self.mind_windows();
-        } else {
-            self.elect(app);
+        let at_rest = |e: &Entry| desired::waits(e) || matches!(e.state, State::Running | State::Failed);
+        let left_alone = |e: &&Entry| at_rest(e) && e.in_force().is_some_and(|runs| self.is_settled_at(app, runs));
+        let Some(winner) = self.winner(app).filter(left_alone).map(|e| e.origin.clone()) else { return self.elect(app) };
+        for (origin, answer) in record::shadow(&mut self.desired.entries, app, &winner) {
+            self.emit(&origin, answer);
         }
+        self.mind_windows();
     }
 
     /// One that would come into force only now, because another is gone, waits as a new one would.

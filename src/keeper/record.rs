@@ -47,7 +47,7 @@ pub fn accept(record: &mut Desired, taken: Taken<'_>, groups: &[Id]) -> (State, 
         _ => State::Accepted,
     };
     record.beside.accepted(m, origin, state, was_in_force);
-    if guarded {
+    if guarded && !record.beside.guarded.contains(&m.app) {
         record.beside.guarded.push(m.app.clone());
     }
     let newest = Version { seq: m.seq, sha256, removal: !matches!(m.body, Body::Run(_)), attempt: 1, images: Vec::new() };

@@ -89,6 +89,12 @@ impl Store {
         let paths = ["state.a", "state.b"].map(|name| data.join(name));
         let slots = paths.each_ref().map(|path| read_slot(path));
         let later = slots.iter().filter_map(Slot::later).max().unwrap_or_default();
+        // 1 or 0: the slot of the one record that we can read, beside a later one. A number that is even or odd like this is followed by one that goes there.
+        let only_ours = match &slots {
+            [Slot::Whole(..), Slot::Later(_)] => Some(1),
+            [Slot::Later(_), Slot::Whole(..)] => Some(0),
+            _ => None,
+        };
         let newest = slots.into_iter().filter_map(Slot::whole).max_by_key(|(generation, _)| *generation);
         let unread = newest.is_none() && paths.iter().any(|path| path.exists());
         if unread {
@@ -98,7 +104,9 @@ impl Store {
             }
         }
         let (generation, mut desired) = newest.unwrap_or_default();
+        // The next record goes over the later one, not over the only one that we can read.
         let generation = generation.max(later);
+        let generation = generation + u64::from(only_ours == Some(generation % 2));
         desired.boot = desired.boot.max(later);
         let store = Self { data: data.to_owned(), generation, boot: desired.boot };
         store.set_aside();
@@ -522,6 +530,22 @@ mod tests {
         fs::write(dir.join("state.b"), forged(0, 61, b"unknown")).unwrap();
         assert_eq!(Store::open(&dir).unwrap().1, Desired::default(), "there was no version 0");
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_only_record_that_can_be_read_is_not_the_one_that_is_written_next() {
+        for (ours, later, generation) in [("state.a", "state.b", 6), ("state.b", "state.a", 7)] {
+            let dir = dir(&format!("only-{ours}"));
+            fs::write(dir.join(ours), encode(generation, &state(5)).unwrap()).unwrap();
+            fs::write(dir.join(later), forged(2, generation + 1, b"unknown")).unwrap();
+            let whole = fs::read(dir.join(ours)).unwrap();
+            let (mut store, found, _) = Store::open(&dir).unwrap();
+            store.save(&found).unwrap();
+            assert_eq!(fs::read(dir.join(ours)).unwrap(), whole, "{ours}");
+            store.save(&state(100)).unwrap();
+            assert_eq!(Store::open(&dir).unwrap().1, state(100), "{ours}");
+            fs::remove_dir_all(dir).unwrap();
+        }
     }
 
     #[test]

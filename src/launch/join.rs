@@ -66,7 +66,13 @@ pub fn exec(conn: &Conn, job: ExecJob, what: Inside<'_>, fds: Vec<OwnedFd>) -> R
     drop(container);
     // While /proc is the host's.
     let single = Single::check().or_fail(|| "clone into the container")?;
+    let place = || stat("/").map(|s| (s.st_dev, s.st_ino)).or_fail(|| "look at the root");
+    let host = place()?;
     join(&job, namespaces)?;
+    // setns(2) leads to the mount on top: the host's root, while pid 1 has not changed its own, or has not detached the old one yet.
+    if place()? == host {
+        return Err(launch("cannot join: the container has no root of its own yet"));
+    }
     let payload = confined(&job, fds)?;
     // Whatever else we hold, known or not: close-on-exec would come too late.
     let keep: Vec<BorrowedFd<'_>> = [conn.as_fd(), payload.needs()].into_iter().chain(master.as_ref().map(AsFd::as_fd)).collect();

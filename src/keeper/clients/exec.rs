@@ -4,7 +4,7 @@ use super::{Op, no_such};
 use crate::ipc::{Conn, Copying, ExecArgs, ExecJob, Failure, FromLaunch, Reply, Scope, ToLaunch};
 use crate::keeper::Keeper;
 use crate::keeper::poll::{Source, Token};
-use crate::protocol::Reason;
+use crate::protocol::{ContainerState, Reason};
 use crate::sys::process::{self, Child, Ended};
 use crate::sys::signal::pidfd_send;
 use nix::libc;
@@ -65,6 +65,8 @@ impl Keeper {
         let live = self.in_scope(scope);
         let job = match live.as_slice() {
             [] => return Err(no_such(scope)),
+            // Until its program was exec'd, the root of its pid 1 is the host's.
+            [one] if one.life.state != ContainerState::Running => None,
             [one] => one.pid().map(|pid| (pid, one.ready.spec.clone(), one.group_path().to_owned())),
             several => {
                 let names: Vec<&str> = several.iter().map(|l| l.key.container.as_str()).collect();
