@@ -336,7 +336,7 @@ fn a_window_that_opens_lets_go_on_what_has_waited_for_it() {
         let early = device.publish(&timed(version(2), closed()));
         assert!(held(&device, &early, "rollout.window").starts_with("its window opens at 2"));
         steadily(Duration::from_millis(300), "the first one", || is_alive(pid));
-        let soon = device.publish(&timed(version(3), hours(5, HOUR)));
+        let soon = device.publish(&timed(version(3), hours(10, HOUR)));
         held(&device, &soon, "rollout.window");
         device.ack(&early, "superseded");
         assert_eq!(runs(&device), Some(1));
@@ -407,8 +407,8 @@ fn what_has_begun_in_its_window_is_finished_after_it_or_goes_back() {
     let mut device = Device::new();
     let clock = Clock::right(device.keeper());
     device.deploy(&version(1));
-    let until = unix_ms() + 4000;
-    let begun = device.publish(&timed(checked(2, 100), hours(-HOUR, 3)));
+    let until = unix_ms() + 11_000;
+    let begun = device.publish(&timed(checked(2, 100), hours(-HOUR, 10)));
     device.ack(&begun, "testing");
     eventually("the window closes", || (unix_ms() > until).then_some(()));
     // Also by a keeper that has not seen it open.
@@ -419,7 +419,7 @@ fn what_has_begun_in_its_window_is_finished_after_it_or_goes_back() {
     comes_to_run(&device, 2);
     device.exec("web", &["touch", "/tmp/up"]);
     device.ack(&begun, "running");
-    let bad = device.publish(&timed(checked(3, 4), hours(-HOUR, 3)));
+    let bad = device.publish(&timed(checked(3, 4), hours(-HOUR, 10)));
     assert_eq!(device.refused(&bad, "failed", "health")["rolled_back_to"], 2);
     comes_to_run(&device, 2);
 }
@@ -429,8 +429,8 @@ fn who_keeps_an_app_as_it_is_keeps_it_in_its_window_too() {
     let device = Device::new();
     let _clock = Clock::right(device.keeper());
     device.deploy(&version(1));
-    let over = unix_ms() + 7000;
-    let second = device.publish(&timed(version(2), hours(4, 6)));
+    let over = unix_ms() + 13_000;
+    let second = device.publish(&timed(version(2), hours(10, 12)));
     held(&device, &second, "rollout.window");
     device.ok(&["hold", "web"]);
     held(&device, &second, "hold");
@@ -446,7 +446,7 @@ fn a_window_that_a_hold_has_hidden_opens() {
     let _clock = Clock::right(device.keeper());
     device.deploy(&version(1));
     device.ok(&["hold", "web"]);
-    let second = device.publish(&timed(version(2), hours(6, HOUR)));
+    let second = device.publish(&timed(version(2), hours(10, HOUR)));
     held(&device, &second, "hold");
     device.ok(&["unhold", "web"]);
     held(&device, &second, "rollout.window");

@@ -386,7 +386,9 @@ fn ask_again(session: &mut Session, orders: &[Order]) {
 async fn take_back(session: &mut Session, orders: &[Order], followed: &[Followed]) -> Result<(), Error> {
     for (order, followed) in orders.iter().zip(followed).filter(|(order, _)| order.subject == Subject::Keyset) {
         let outcomes = followed.outcomes();
-        if outcomes.iter().any(Outcome::is_good) || outcomes.iter().all(Outcome::is_open) {
+        // Another one may have been published meanwhile, and a device that has not answered may take this one.
+        let is_kept = session.kept.get(&order.topic) == Some(&order.ready.payload);
+        if !is_kept || outcomes.is_empty() || outcomes.iter().any(|o| o.is_good() || o.is_open()) {
             continue;
         }
         let what = if order.before.is_some() { "the keyset before" } else { "no keyset" };

@@ -87,7 +87,8 @@ which must hold; != < <= > >= compare too. Keys: device, link (online, offline, 
 arch, isolation, feature, missing, app, schema, ram, flash_free. With --json, each step is one JSON document on its own line,
 and the last line has all outcomes.
 A keyset (`wherryctl keyset new`) must be signed by a root key, here with -k or before by `wherryctl sign`. It ends well when
-all devices have accepted it. What it would lock out is told before. One that is refused by all is taken back from the broker.",
+all devices have accepted it. What it would lock out is told before. One that is refused by all is taken back from the
+broker, unless --no-wait or an interrupt came before.",
         options: &[DEVICE, GROUP, WHERE, TIMEOUT, EXPECT, KEY, NO_WAIT, DRY_RUN],
         examples: &[
             ("wherryctl apply -d router-17 web.yaml", "one device"),

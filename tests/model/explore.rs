@@ -343,9 +343,13 @@ pub fn walk(catalog: &Catalog, decisions: &Decisions, seed: u64, length: usize) 
     let mut moves = Vec::new();
     for _ in 0..length {
         let (all, calm) = (events(&world), dice.below(3) > 0);
-        let fitting: Vec<Event> = all.iter().filter(|(_, disturbs)| !calm || !disturbs).map(|(event, _)| *event).collect();
+        let mut fitting: Vec<Event> = all.iter().filter(|(_, disturbs)| !calm || !disturbs).map(|(event, _)| *event).collect();
         if fitting.is_empty() {
-            continue;
+            // At rest, only a disturbance goes on.
+            fitting = all.iter().map(|(event, _)| *event).collect();
+        }
+        if fitting.is_empty() {
+            break;
         }
         let event = fitting[dice.below(fitting.len())];
         let [written, power] = [dice.below(2), dice.below(2)].map(|n| n == 1);

@@ -541,7 +541,8 @@ pub fn millis(text: &str) -> Option<u64> {
         sum += rest[..digits].parse::<f64>().ok()? * factor;
         rest = &rest[unit..];
     }
-    (!text.is_empty()).then_some(sum.round() as u64)
+    // Beyond, numbers are not exact any more, and no field takes so long a time.
+    (!text.is_empty() && sum < 2f64.powi(53)).then_some(sum.round() as u64)
 }
 
 fn ulimits(tree: &Tree, path: &str, container: &mut Map<String, Json>, report: &mut Report) {

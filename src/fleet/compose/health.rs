@@ -52,9 +52,8 @@ pub fn check(tree: &Tree, path: &str, container: &mut Map<String, Json>, report:
         return report.leave(test.at, format!("{path}.test"), why);
     };
     put(container, &["health", "exec"], json!(program));
-    if tree.get("timeout").is_none() {
-        put(container, &["health", "timeout"], json!(TIMEOUT));
-    }
+    // Also if the file's own cannot be taken.
+    put(container, &["health", "timeout"], json!(TIMEOUT));
     for m in tree.members() {
         let path = format!("{path}.{}", m.key);
         match m.key.as_str() {
