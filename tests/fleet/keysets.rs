@@ -108,6 +108,28 @@ fn a_key_that_signs_is_replaced_on_a_whole_group_without_a_visit() {
 }
 
 #[test]
+fn a_refused_keyset_does_not_come_before_one_that_was_published_meanwhile() {
+    let f = trusting(&["root", "old", "new", "stranger"]);
+    let keys = f.make("keys.json", &["keyset", "new", "-k", "old.pub"]);
+    f.ok(&["apply", "-g", "north", "--expect", "2", "-k", "root.sec", &keys]);
+    let better = f.make("better.json", &["keyset", "new", "-k", "new.pub"]);
+    std::thread::scope(|scope| {
+        // It waits for a third device, which there is not.
+        let refused = scope.spawn(|| f.ctl(&["apply", "-g", "north", "--expect", "3", "--timeout", "6s", "-k", "stranger.sec", &keys]));
+        let answers = |f: &Fleet| f.one.broker.messages().iter().filter(|m| m.payload["reason"] == "unknown_key").count();
+        eventually("both have refused it", || (answers(&f) >= 2).then_some(()));
+        f.ok(&["apply", "-g", "north", "--expect", "2", "-k", "root.sec", &better]);
+        let outcome = refused.join().unwrap();
+        assert!(outcome.code != 0 && !outcome.err.contains("again"), "{outcome:?}");
+    });
+    let newest = f.keeps(GROUP, "a keyset", |kept| kept["type"] == "keyset");
+    f.trusts(&["root", "new"]);
+    assert_eq!(f.keeps(GROUP, "a keyset", |kept| kept["type"] == "keyset"), newest);
+    let shown = f.ok(&["keyset", "show", "-g", "north"]);
+    assert!(shown.contains(&f.key("new")) && !shown.contains(&f.key("old")), "{shown}");
+}
+
+#[test]
 fn the_last_root_key_stays_whatever_is_published() {
     let mut f = trusting(&["root", "next", "team"]);
     let first = f.make("first.json", &["keyset", "new", "--root-key", "next.pub", "-k", "team.pub"]);
