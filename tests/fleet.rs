@@ -890,9 +890,13 @@ fn help_names_every_command_and_readme_does_too() {
     // Options are looked at before the help is shown.
     let shown: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("    wherryctl ")).collect();
     assert!(shown.len() >= 5, "{shown:?}");
+    // Some write into a file where they run.
+    let dir = std::env::temp_dir().join(format!("wherry-readme-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
     for line in shown {
         let script = format!("exec \"$0\" --help {line}");
-        let out = Command::new("sh").args(["-c", &script]).arg(program()).output().unwrap();
+        let out = Command::new("sh").args(["-c", &script]).arg(program()).current_dir(&dir).output().unwrap();
         assert!(out.status.success(), "README.md: wherryctl {line}: {}", String::from_utf8_lossy(&out.stderr));
     }
+    fs::remove_dir_all(dir).unwrap();
 }
