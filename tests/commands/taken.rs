@@ -34,9 +34,9 @@ impl Taken {
         std::iter::from_fn(|| self.0.recv::<ToAgent>().ok().flatten()).count()
     }
 
-    /// The link is up, and this is its number.
-    pub fn online(&self, conn: u64) {
-        assert!(self.say(&FromAgent::Link(Link { state: LinkState::Online, conn, ..Link::default() })));
+    /// The link is up, and this is its number. Whether there was room for it, and somebody to hear it.
+    pub fn online(&self, conn: u64) -> bool {
+        self.say(&FromAgent::Link(Link { state: LinkState::Online, conn, ..Link::default() }))
     }
 
     /// A command came.
