@@ -209,8 +209,8 @@ fn the_fleet_may_not_try_again_what_is_on_hold() {
     });
 }
 
-#[test]
-fn what_was_allowed_when_it_came_is_looked_at_again_before_it_goes_on() {
+/// Version 1 runs, and version 2, which is on hold, is what the policy does not allow any more.
+fn forbidden_meanwhile() -> (Device, String) {
     let mut device = Device::prepared(json!({}));
     let policy = device.file("policy.json", json!({"host_network": true}).to_string());
     device.broker.up();
@@ -222,6 +222,12 @@ fn what_was_allowed_when_it_came_is_looked_at_again_before_it_goes_on() {
     held(&device, &second, "hold");
     std::fs::remove_file(policy).unwrap();
     restart(&mut device);
+    (device, second)
+}
+
+#[test]
+fn what_was_allowed_when_it_came_is_looked_at_again_before_it_goes_on() {
+    let (device, second) = forbidden_meanwhile();
     let pid = comes_to_run(&device, 1);
     device.ok(&["unhold", "web"]);
     let ack = device.refused(&second, "failed", "policy");
@@ -456,17 +462,7 @@ fn a_window_that_a_hold_has_hidden_opens() {
 
 #[test]
 fn what_the_policy_refuses_after_the_wait_is_not_had_by_another_attempt() {
-    let mut device = Device::prepared(json!({}));
-    let policy = device.file("policy.json", json!({"host_network": true}).to_string());
-    device.broker.up();
-    device.start();
-    device.online();
-    device.deploy(&version(1));
-    device.ok(&["hold", "web"]);
-    let second = device.publish(&numbered("web", 2, with(sleeps(2), json!({"network": {"mode": "host"}}))));
-    held(&device, &second, "hold");
-    std::fs::remove_file(policy).unwrap();
-    restart(&mut device);
+    let (device, second) = forbidden_meanwhile();
     device.ok(&["unhold", "web"]);
     device.refused(&second, "failed", "policy");
     let answer = ask(&device, "again", json!({"do": "retry", "app": "web"}));
@@ -481,10 +477,10 @@ fn a_document_that_has_expired_while_it_waited_does_not_go_on() {
     let _clock = Clock::right(device.keeper());
     device.deploy(&version(1));
     device.ok(&["hold", "web"]);
-    let end = wherry::manifest::show_time(unix_ms() / 1000 * 1000 + 4_000);
-    let second = device.publish(&with(version(2), json!({"not_after": end})));
+    let end = unix_ms() / 1000 * 1000 + 10_000;
+    let second = device.publish(&with(version(2), json!({"not_after": wherry::manifest::show_time(end)})));
     held(&device, &second, "hold");
-    std::thread::sleep(Duration::from_secs(6));
+    eventually("it has expired", || (unix_ms() > end).then_some(()));
     device.ok(&["unhold", "web"]);
     device.refused(&second, "failed", "expired");
     assert_eq!(runs(&device), Some(1));

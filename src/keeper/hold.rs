@@ -212,8 +212,12 @@ impl Keeper {
             return;
         }
         let waiting = self.desired.entries.iter().filter(|e| desired::waits_for(e, WINDOW));
-        let mut apps: Vec<Name> = waiting.map(|e| e.app.clone()).collect();
-        apps.dedup();
+        let mut apps: Vec<Name> = Vec::new();
+        for e in waiting {
+            if !apps.contains(&e.app) {
+                apps.push(e.app.clone());
+            }
+        }
         let clock = clock();
         for app in apps.iter().filter(|_| clock.is_some()) {
             self.reconsider(app, WINDOW);
